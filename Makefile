@@ -1,0 +1,36 @@
+# Two commands do all the set-up on a machine that has Python 3.10-3.12 and make:
+#   make scan   installs into .venv, scores the sample images, shows a table and where the Parquet is
+#   make test   the same set-up, then lint and every test
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CORES  := $(shell getconf _NPROCESSORS_ONLN)
+
+.PHONY: scan test lint lock clean
+
+scan: $(VENV)/installed
+	$(BIN)/mdmf scan samples/real samples/generated samples/spliced --output out/samples
+
+test: $(VENV)/installed lint
+	$(BIN)/pytest -n $(CORES) --dist worksteal
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# One environment serves both commands, so that the second one starts at once.
+$(VENV)/installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 12) or \
+	  sys.exit(f"Python 3.10, 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# Resolves setup.py's ranges anew for every Python and platform; run the tests before you commit the result.
+lock:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --no-annotate \
+	  --custom-compile-command "make lock" --output-file constraints.txt
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

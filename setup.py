@@ -1,0 +1,38 @@
+"""Package of MDMF Ops. The extras keep each machine to what it runs.
+
+pip install mdmf-ops            the detector alone: bytes in, score out
+pip install mdmf-ops[beam]      + the pipelines and the `mdmf scan` command, on this machine
+pip install mdmf-ops[gcp]       + Google Cloud Storage, Pub/Sub and Dataflow
+pip install mdmf-ops[train]     + `mdmf train`, `mdmf calibrate`, `mdmf evaluate`
+pip install mdmf-ops[test]      + all that the tests need
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mdmf_ops/__init__.py").read_text()).group(1)
+
+DETECTOR = ["numpy>=2.0", "pillow>=11.3", "safetensors>=0.5", "torch>=2.6,<2.14"]
+BEAM = ["apache-beam>=2.77,<2.78", "pyarrow>=18", "rich>=13"]
+GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "google-cloud-storage>=2.18"]
+TRAIN = ["scikit-learn>=1.5", "rich>=13"]
+TEST = [*GCP, *TRAIN, "duckdb>=1.1", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"]
+
+setup(
+    name="mdmf-ops",
+    version=VERSION,
+    description="Finds AI-generated images at scale: the MDMF detector as an Apache Beam component",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["mdmf_ops*", "pipelines*", "model_assets*"]),
+    package_data={"model_assets": ["*/*.json", "*/*.safetensors", "*/*.md"]},
+    install_requires=DETECTOR,
+    extras_require={"beam": BEAM, "gcp": GCP, "train": TRAIN, "test": TEST},
+    entry_points={"console_scripts": ["mdmf = mdmf_ops.cli:main"]},
+)
