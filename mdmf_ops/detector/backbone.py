@@ -1,0 +1,106 @@
+"""Patch extractors: tiles of pixels to one embedding for each patch of 32 px."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mdmf_ops.detector.tiles import PATCH_PX
+
+
+class Backbone(nn.Module):
+    """What every extractor offers.
+
+    Attributes:
+        embedding_dim: d, length of an embedding.
+
+    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of 32, and returns (T, H/32, W/32, d) float32.
+    """
+
+    embedding_dim: int
+
+
+class MicroBackbone(Backbone):
+    """The first eight blocks of EfficientNet-Lite0, read at four depths, as statistics of each patch.
+
+    Shallow and middle features of an ImageNet network travel well to unseen generators; the mean and the standard
+    deviation of each channel over a patch keep its texture and lose its content. Weights come frozen from
+    EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the convolutions.
+    """
+
+    BLOCKS = (
+        # expansion, kernel, stride, channels, read here
+        (1, 3, 1, 16, True),
+        (6, 3, 2, 24, False),
+        (6, 3, 1, 24, True),
+        (6, 5, 2, 40, False),
+        (6, 5, 1, 40, True),
+        (6, 3, 2, 80, False),
+        (6, 3, 1, 80, False),
+        (6, 3, 1, 80, True),
+    )
+
+    embedding_dim = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = _SameConv(3, 32, kernel=3, stride=2)
+        blocks, channels = [], 32
+        for expansion, kernel, stride, out_channels, _ in self.BLOCKS:
+            blocks.append(_InvertedResidual(channels, out_channels, expansion, kernel, stride))
+            channels = out_channels
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """(T, 3, H, W) uint8 -> (T, H/32, W/32, d) float32."""
+        x = (tiles.float() - 127) / 128  # as EfficientNet-Lite was trained
+        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        statistics = []
+        stride = 2
+        for block, (_, _, block_stride, _, read) in zip(self.blocks, self.BLOCKS, strict=True):
+            x = block(x)
+            stride *= block_stride
+            if read:
+                statistics += _patch_statistics(x, PATCH_PX // stride)
+        return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
+
+
+def _patch_statistics(x: Tensor, cells: int) -> list[Tensor]:
+    """Mean and standard deviation of each channel over squares of cells: (T, C, h, w) -> 2 of (T, C, h/n, w/n)."""
+    mean = F.avg_pool2d(x, cells)
+    variance = F.avg_pool2d(x.square(), cells) - mean.square()
+    # Rounding may leave the variance of a flat patch below zero.
+    return [mean, variance.clamp_min(1e-8).sqrt()]
+
+
+class _SameConv(nn.Module):
+    """Convolution that pads as TensorFlow's SAME does: the odd pixel goes right and below."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, kernel, stride, groups=groups)
+        padding = kernel - stride  # sides are multiples of the stride
+        self.padding = (padding // 2, padding - padding // 2) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.padding))
+
+
+class _InvertedResidual(nn.Module):
+    """MBConv of EfficientNet-Lite: no squeeze and excitation, ReLU6."""
+
+    def __init__(self, channels: int, out_channels: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        wide = channels * expansion
+        self.expand = nn.Conv2d(channels, wide, 1) if expansion > 1 else None
+        self.depthwise = _SameConv(wide, wide, kernel, stride, groups=wide)
+        self.project = nn.Conv2d(wide, out_channels, 1)
+        self.residual = stride == 1 and channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+BACKBONES: dict[str, type[Backbone]] = {"micro": MicroBackbone}
+"""Extractors by the name that a manifest gives."""

@@ -1,0 +1,210 @@
+"""`Detector`: bytes of images to scores, on one device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import model_assets
+from mdmf_ops.detector.backbone import BACKBONES, Backbone
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
+from mdmf_ops.detector.decode import DecodedImage, Limits, decode
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.mmd import patch_evidence
+from mdmf_ops.detector.signature import Signature
+from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
+
+BACKBONE_FILE = "backbone.safetensors"
+SIGNATURE_FILE = "signature.safetensors"
+BANK_FILE = "bank.safetensors"
+CALIBRATION_FILE = "calibration.json"
+
+DEFAULT_ALPHA = 0.01
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the detector says of one image.
+
+    Attributes:
+        mmd2: unbiased squared MMD to the bank of real patches, the mean of `evidence`; may be negative.
+        p_value: conformal, in (0, 1].
+        verdict: of the p-value at `alpha`.
+        evidence: (T * grid_rows * grid_cols,) float32, tile by tile, each in raster order.
+        plan: where the tiles lie, in px of the upright image.
+        image: format and size of the image; its pixels are not kept.
+    """
+
+    mmd2: float
+    p_value: float
+    verdict: Verdict
+    alpha: float
+    calibration_id: str
+    evidence: np.ndarray
+    plan: TilePlan
+    width_px: int
+    height_px: int
+    image_format: str
+    jpeg_quality: int | None
+
+
+class Detector:
+    """Scores images against a bank of real ones. A score depends on the image and the assets alone.
+
+    Example::
+
+        from mdmf_ops.detector import Detector
+
+        detector = Detector.load()
+        [result] = detector.score([open("photo.jpg", "rb").read()])
+        print(result)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        signature: Signature,
+        bank: Bank,
+        calibration: Calibration,
+        *,
+        alpha: float = DEFAULT_ALPHA,
+        limits: Limits | None = None,
+        device: torch.device | str = "cpu",
+        assets: model_assets.Assets | None = None,
+    ):
+        if not calibration.smallest_p_value <= alpha < 1:
+            raise ValueError(
+                f"alpha={alpha} cannot be told: the {calibration.scores.size} calibration scores of"
+                f" {calibration.calibration_id} reach from {calibration.smallest_p_value:.2g} to 1"
+            )
+        self.device = torch.device(device)
+        self.backbone = backbone.to(self.device).eval()
+        self.signature = signature.to(self.device).eval()
+        self.bank = Bank(bank.signatures.to(self.device), bank.term.to(self.device))
+        self.calibration = calibration
+        self.alpha = alpha
+        self.limits = limits or Limits()
+        self.assets = assets
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str | None = None,
+        *,
+        alpha: float = DEFAULT_ALPHA,
+        limits: Limits | None = None,
+        device: str = "auto",
+    ) -> "Detector":
+        """Loads a detector from its folder, checked file by file; without a folder, the embedded `micro`.
+
+        Args:
+            folder: as `mdmf train` and `mdmf calibrate` leave it.
+            alpha: level of the verdict: the rate at which real images may be called `likely_ai`.
+            limits: what is refused before decoding.
+            device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
+
+        Raises:
+            model_assets.AssetError: a file is missing, damaged or does not fit.
+            ValueError: alpha is out of the calibration's reach, or CUDA was asked for and is not there.
+        """
+        assets = model_assets.read_assets(model_assets.embedded() if folder is None else folder)
+        backbone, signature = load_model(assets)
+        bank = load_bank(assets)
+        if CALIBRATION_FILE not in assets.manifest["files"]:
+            raise model_assets.AssetError(f"{assets.folder}: not calibrated yet: run `mdmf calibrate` on it")
+        calibration = Calibration.load(assets.path(CALIBRATION_FILE))
+        return cls(
+            backbone,
+            signature,
+            bank,
+            calibration,
+            alpha=alpha,
+            limits=limits,
+            device=pick_device(device),
+            assets=assets,
+        )
+
+    def score(self, batch: Sequence[bytes]) -> list[Score | ImageError]:
+        """Scores encoded images: a result or a typed error for each, in the order of the batch."""
+        return [self._score_one(content) for content in batch]
+
+    def _score_one(self, content: bytes) -> Score | ImageError:
+        try:
+            return self.score_decoded(decode(content, self.limits))
+        except ImageError as error:
+            return error
+
+    def score_decoded(self, image: DecodedImage) -> Score:
+        """Scores one decoded image. Raises ImageError where no finite score comes out."""
+        width_px, height_px = image.image.size
+        plan = plan_tiles(height_px, width_px)
+        evidence = self.evidence(cut_tiles(image.image, plan))
+        mmd2 = float(evidence.mean(dtype=np.float64))
+        if not np.isfinite(mmd2):
+            raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
+        p_value = self.calibration.p_value(mmd2)
+        return Score(
+            mmd2=mmd2,
+            p_value=p_value,
+            verdict=verdict(p_value, self.alpha),
+            alpha=self.alpha,
+            calibration_id=self.calibration.calibration_id,
+            evidence=evidence,
+            plan=plan,
+            width_px=width_px,
+            height_px=height_px,
+            image_format=image.format,
+            jpeg_quality=image.jpeg_quality,
+        )
+
+    @torch.inference_mode()
+    def evidence(self, tiles: np.ndarray) -> np.ndarray:
+        """Evidence of each patch of one image's tiles.
+
+        One image is one call of the network: on a CPU larger batches are no faster, and the sums of a
+        convolution would depend on the batch.
+
+        Args:
+            tiles: (T, 3, H, W) uint8, from `cut_tiles`.
+
+        Returns:
+            (T * H/32 * W/32,) float32.
+        """
+        embeddings = self.backbone(torch.from_numpy(tiles).to(self.device))  # (T, rows, cols, d)
+        signatures = self.signature(embeddings.flatten(0, 2))  # (K, m)
+        values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)
+        return values.cpu().numpy()
+
+
+def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
+    """The backbone and the signature of checked assets, with their weights."""
+    name = assets.manifest["backbone"]["name"]
+    if name not in BACKBONES:
+        raise model_assets.AssetError(f"{assets.folder}: expected a backbone of {sorted(BACKBONES)}, found {name!r}")
+    backbone = BACKBONES[name]()
+    backbone.load_state_dict(assets.tensors(BACKBONE_FILE, backbone.state_dict()))
+    signature = Signature(**assets.manifest["signature"])
+    signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()))
+    if backbone.embedding_dim != signature.mean.numel():
+        raise model_assets.AssetError(
+            f"{assets.folder}: expected a signature of {backbone.embedding_dim} channels,"
+            f" found {signature.mean.numel()}"
+        )
+    return backbone, signature
+
+
+def load_bank(assets: model_assets.Assets) -> Bank:
+    """The bank of checked assets."""
+    return Bank(**assets.tensors(BANK_FILE, Bank.template(**assets.manifest["bank"])))
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one; `cuda` without CUDA is an error, never a silent fall-back."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch sees no CUDA device here; use --device auto or cpu")
+    return torch.device(device)

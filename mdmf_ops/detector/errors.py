@@ -1,0 +1,57 @@
+"""Why an image could not be scored: a closed list of codes, and the error that carries one."""
+
+import re
+from enum import Enum
+
+_MAX_MESSAGE_CHARS = 300
+
+
+class ErrorCode(str, Enum):
+    """Closed list of the causes of a `failed` row."""
+
+    EMPTY = "empty"
+    """No bytes."""
+    TOO_MANY_BYTES = "too_many_bytes"
+    """The file is larger than `Limits.max_bytes`; it was not read."""
+    TOO_MANY_PIXELS = "too_many_pixels"
+    """The header promises more than `Limits.max_pixels`; it was not decoded."""
+    SIDE_TOO_LONG = "side_too_long"
+    """The header promises a side over `Limits.max_side_px`; it was not decoded."""
+    TOO_SMALL = "too_small"
+    """A side is under `Limits.min_side_px`: too few patches to compare."""
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    """The content is none of the formats that are read, whatever its name says."""
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
+    """An image, but of pixels without an agreed brightness: floating point, 32-bit, CIE Lab."""
+    TRUNCATED = "truncated"
+    """The file ends before the image does: fetch it again."""
+    CORRUPT = "corrupt"
+    """The file is damaged."""
+    NOT_FOUND = "not_found"
+    """Listed or named, but not there when it was read."""
+    FORBIDDEN = "forbidden"
+    """The reader may not read it: grant access."""
+    UNREADABLE = "unreadable"
+    """Reading failed in another way: see the message."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Decoding or scoring needed more memory than there was: larger workers or smaller limits."""
+    INTERNAL = "internal"
+    """The detector gave no finite score: report it with the image."""
+
+
+class ImageError(Exception):
+    """One image cannot be scored; the others of its batch can.
+
+    Attributes:
+        code: of the closed list.
+        message: for people and logs: one line without control characters, cut to 300 characters.
+    """
+
+    def __init__(self, code: ErrorCode, message: str):
+        message = re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\uffff]+", " ", message)[:_MAX_MESSAGE_CHARS]
+        super().__init__(code, message)  # both, so that it can be pickled
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.message}"

@@ -1,0 +1,140 @@
+"""Detectors as folders, and the loader that checks them.
+
+A detector is a folder with a `manifest.json` that names every file of it with its size and SHA-256. The
+detector's id ends in a digest of the manifest, so one id stands for exactly one set of bytes. Nothing is ever
+unpickled: weights and bank are safetensors, the rest is JSON.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Of the manifest. A loader reads its own format only."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_MANIFEST_BYTES = 1 << 20
+
+
+class AssetError(Exception):
+    """A detector's folder is not what its manifest says, or not a detector. Names file, expected and found."""
+
+
+@dataclass(frozen=True)
+class Assets:
+    """A folder whose files were checked against its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def detector_id(self) -> str:
+        return self.manifest["detector_id"]
+
+    def sha256(self, file: str) -> str:
+        """SHA-256 of one of the files, in hex."""
+        return self.manifest["files"][file]["sha256"]
+
+    def path(self, file: str) -> Path:
+        """Path of a file that the manifest lists."""
+        if file not in self.manifest["files"]:
+            raise AssetError(f"{self.folder / MANIFEST}: lists no {file}")
+        return self.folder / file
+
+    def tensors(self, file: str, template: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Reads a safetensors file that must hold exactly the template's names, shapes and dtypes, all finite."""
+        path = self.path(file)
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise AssetError(f"{path}: not a safetensors file: {error}") from error
+        if tensors.keys() != template.keys():
+            raise AssetError(f"{path}: expected tensors {sorted(template)}, found {sorted(tensors)}")
+        for name, tensor in tensors.items():
+            expected = (tuple(template[name].shape), template[name].dtype)
+            found = (tuple(tensor.shape), tensor.dtype)
+            if found != expected:
+                raise AssetError(f"{path}: {name}: expected shape and dtype {expected}, found {found}")
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise AssetError(f"{path}: {name}: expected finite values, found NaN or infinity")
+        return tensors
+
+
+def embedded(name: str = "micro") -> Path:
+    """Folder of a detector that comes with the package."""
+    return Path(__file__).parent / name
+
+
+def read_assets(folder: Path | str) -> Assets:
+    """Reads a detector's manifest and checks every file that it lists.
+
+    Raises:
+        AssetError: the manifest or a file is missing, damaged, swapped or of another format.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise AssetError(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, found {path.stat().st_size}")
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise AssetError(f"{folder}: no readable {MANIFEST}, so not a detector: {error.strerror}") from error
+    except ValueError as error:
+        raise AssetError(f"{path}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise AssetError(f"{path}: expected manifest format {FORMAT}, found {found!r}")
+    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("name"), str):
+        raise AssetError(f"{path}: expected a name and a table of files")
+    expected = _detector_id(manifest)
+    if manifest.get("detector_id") != expected:
+        raise AssetError(f"{path}: expected detector_id {expected}, found {manifest.get('detector_id')!r}")
+    for file, listed in manifest["files"].items():
+        _check_name(path, file)
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder / file}: missing, though {MANIFEST} lists it")
+        if (found := describe_file(folder / file)) != listed:
+            raise AssetError(f"{folder / file}: expected {listed}, found {found}")
+    return Assets(folder, manifest)
+
+
+def write_assets(folder: Path, name: str, files: list[str], content: Mapping[str, Any]) -> Assets:
+    """Writes the manifest over files that lie in the folder already, and returns the checked assets.
+
+    Args:
+        folder: the detector's folder.
+        name: first part of the detector's id.
+        files: names, within the folder, of all that the score depends on.
+        content: what else the manifest says: backbone, signature, training, metrics, created.
+    """
+    manifest = {"format": FORMAT, "name": name, **content}
+    manifest["files"] = {file: describe_file(folder / file) for file in sorted(files)}
+    manifest = {"detector_id": _detector_id(manifest), **manifest}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return read_assets(folder)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as a manifest lists them."""
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _detector_id(manifest: Mapping[str, Any]) -> str:
+    """Name and digest of everything the manifest says but the id itself."""
+    rest = {key: value for key, value in manifest.items() if key != "detector_id"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return f"{manifest['name']}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def _check_name(path: Path, file: str) -> None:
+    if not _FILE_NAME.fullmatch(file):
+        raise AssetError(f"{path}: expected plain file names, found {file!r}")

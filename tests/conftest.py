@@ -1,0 +1,67 @@
+"""Images made by the tests themselves, good and broken."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def encode(pixels: np.ndarray, image_format: str = "JPEG", **options) -> bytes:
+    """Encodes (H, W, 3) uint8 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def photo(seed: int, height_px: int = 96, width_px: int = 128) -> np.ndarray:
+    """A smooth random picture with some grain, (H, W, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width_px, height_px), Image.Resampling.BICUBIC), float)
+    return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+BROKEN = {
+    "empty.jpg": b"",
+    "text.jpg": b"this is no image at all\n" * 20,
+    "page.png": b"<!doctype html><html><body>404 not found</body></html>",
+    "half.jpg": encode(photo(1))[:-700],
+    "half.png": encode(photo(2), "PNG")[:-5000],
+    "half.webp": encode(photo(3), "WEBP")[:-300],
+    "noise.bin": np.random.default_rng(4).bytes(3000),
+    "tiny.png": encode(photo(5, 16, 200), "PNG"),
+    "header.jpg": encode(photo(6))[:40],
+    "zeros.tiff": bytes(1000),
+}
+"""Files that no image comes out of, by name: each must become one failed row."""
+
+
+def write_images(folder: Path, good: int, broken: int = 0) -> Path:
+    """Fills a folder tree with `good` images of several formats and `broken` files that are none."""
+    formats = ("JPEG", "PNG", "WEBP", "BMP")
+    for i in range(good):
+        path = folder / f"day{i % 3}" / f"image{i:05d}.{formats[i % 4].lower()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(photo(i, 64 + 32 * (i % 3), 96), formats[i % 4]))
+    for i in range(broken):
+        name, content = list(BROKEN.items())[i % len(BROKEN)]
+        path = folder / "broken" / f"{i:03d}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def run_pipeline():
+    """Runs a pipeline in this process: `with run_pipeline() as p: p | ...`."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    def start(**options):
+        return beam.Pipeline(options=PipelineOptions([], runner="FnApiRunner", **options))
+
+    return start

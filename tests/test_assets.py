@@ -1,0 +1,137 @@
+"""A detector's folder: every damage stops the load and names the file."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+import model_assets
+from mdmf_ops.detector import Detector
+from model_assets import AssetError, read_assets, write_assets
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(model_assets.embedded(), tmp_path / "micro")
+
+
+def rewrite(folder, file, change):
+    """Changes the tensors of a file and signs the folder anew, as a forger would."""
+    tensors = safetensors.torch.load_file(folder / file)
+    change(tensors)
+    safetensors.torch.save_file(tensors, folder / file)
+    resign(folder)
+
+
+def resign(folder, **changes):
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    files = list(manifest.pop("files"))
+    for key in ("format", "detector_id"):
+        manifest.pop(key)
+    write_assets(folder, manifest.pop("name"), files, manifest)
+
+
+def test_embedded_detector_is_small_and_whole():
+    assets = read_assets(model_assets.embedded())
+    assert sum(path.stat().st_size for path in assets.folder.iterdir()) < 8_000_000
+    assert (assets.folder / "MODEL_CARD.md").is_file()
+    assert Detector.load().assets.detector_id == assets.detector_id
+
+
+def test_id_depends_on_every_file_and_on_the_manifest(folder):
+    ids = {read_assets(folder).detector_id}
+    rewrite(folder, "bank.safetensors", lambda tensors: tensors["signatures"].neg_())
+    ids.add(read_assets(folder).detector_id)
+    resign(folder, created="another day")
+    ids.add(read_assets(folder).detector_id)
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    "file", ["backbone.safetensors", "signature.safetensors", "bank.safetensors", "calibration.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "swap"])
+def test_damaged_file_is_named_with_expected_and_found(folder, file, damage):
+    path = folder / file
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes((folder / "manifest.json").read_bytes())
+    with pytest.raises(AssetError, match=rf"{file}: (expected .*found|missing)"):
+        Detector.load(folder)
+
+
+def test_edited_manifest_is_noticed(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"micro"', '"macro"', 1))
+    with pytest.raises(AssetError, match=r"manifest\.json: expected detector_id"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/b", ".", "..", ""])
+def test_file_outside_the_folder_is_refused(folder, name):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": 1, "sha256": "0"}
+    manifest["detector_id"] = model_assets._detector_id(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AssetError, match="plain file names"):
+        read_assets(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 99}', b"\x80\x04pickle", b'{"format": 1}'])
+def test_other_manifests_are_refused(folder, content):
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(AssetError, match=r"manifest\.json"):
+        read_assets(folder)
+
+
+def test_no_folder_is_told(tmp_path):
+    with pytest.raises(AssetError, match="nowhere: no readable"):
+        read_assets(tmp_path / "nowhere")
+
+
+def test_signed_but_unfit_tensors_are_refused(folder):
+    def poison(tensors):
+        tensors["signatures"][0, 0] = torch.nan
+
+    rewrite(folder, "bank.safetensors", poison)
+    with pytest.raises(AssetError, match=r"bank\.safetensors: signatures: expected finite"):
+        Detector.load(folder)
+
+
+def test_signed_but_misshapen_tensors_are_refused(folder):
+    def halve(tensors):
+        tensors["signatures"] = tensors["signatures"][::2].contiguous()
+
+    rewrite(folder, "bank.safetensors", halve)
+    with pytest.raises(AssetError, match=r"bank\.safetensors: signatures: expected shape"):
+        Detector.load(folder)
+
+
+def test_pickle_offered_as_weights_is_refused(folder):
+    torch.save({"signatures": torch.zeros(3)}, folder / "bank.safetensors")
+    resign(folder)
+    with pytest.raises(AssetError, match=r"bank\.safetensors: not a safetensors file"):
+        Detector.load(folder)
+
+
+def test_uncalibrated_detector_says_what_to_run(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = [file for file in manifest.pop("files") if file != "calibration.json"]
+    del manifest["format"], manifest["detector_id"]
+    write_assets(folder, manifest.pop("name"), files, manifest)
+    with pytest.raises(AssetError, match="mdmf calibrate"):
+        Detector.load(folder)
+
+
+def test_alpha_beyond_the_calibration_is_refused():
+    with pytest.raises(ValueError, match="alpha=1e-09"):
+        Detector.load(alpha=1e-9)
