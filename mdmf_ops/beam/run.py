@@ -1,0 +1,60 @@
+"""One run of a scan: its name, its day and where its files lie."""
+
+import datetime
+import re
+import secrets
+from dataclasses import dataclass
+
+from mdmf_ops.schema import PARTITION
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and the names that follow from it: a retried bundle or a rerun finds the same ones.
+
+    Attributes:
+        output: root folder of the dataset, local or a URI that Beam's FileSystems know; no trailing slash.
+        run_id: letters, digits, dots, dashes and underscores.
+        scan_date: the day the run started (UTC), YYYY-MM-DD: the partition of all its rows.
+        started_at: ISO 8601, UTC.
+    """
+
+    output: str
+    run_id: str
+    scan_date: str
+    started_at: str
+
+    @classmethod
+    def start(cls, output: str, run_id: str | None = None) -> "Run":
+        """Starts a run now; without an id, under a new one. Raises ValueError for an id unfit as a name."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        run_id = run_id or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(f"run id {run_id!r}: up to 100 letters, digits, '.', '_' and '-', a letter or digit first")
+        return cls(output.rstrip("/") or "/", run_id, f"{now:%Y-%m-%d}", now.isoformat(timespec="seconds"))
+
+    @property
+    def manifest_path(self) -> str:
+        """Its presence says that the run is complete."""
+        return f"{self.output}/_runs/{self.run_id}.json"
+
+    @property
+    def temporary_folder(self) -> str:
+        """For files on their way to a local dataset. No reader looks into folders that start with `_`."""
+        return f"{self.output}/_tmp/{self.run_id}"
+
+    def data_file(self, shard: int, num_shards: int) -> str:
+        """Name of a shard's file, relative to `output`."""
+        return f"{PARTITION}={self.scan_date}/{self.run_id}-{shard:05d}-of-{num_shards:05d}.parquet"
+
+    @property
+    def data_files_glob(self) -> str:
+        """Matches the run's files on every day and with any number of shards, and perhaps other runs' too."""
+        return f"{self.output}/{PARTITION}=*/{self.run_id}-*.parquet"
+
+    def owns(self, path: str) -> bool:
+        """Whether a path in the dataset is a data file of this run, not of one whose id starts alike."""
+        pattern = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/{re.escape(self.run_id)}-\d{{5,}}-of-\d{{5,}}\.parquet"
+        return re.fullmatch(pattern, path.removeprefix(f"{self.output}/")) is not None

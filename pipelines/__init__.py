@@ -1,0 +1,1 @@
+"""Runnable wirings of the transforms, one file each."""

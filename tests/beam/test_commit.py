@@ -1,0 +1,165 @@
+"""The dataset after good runs, broken runs, retries and reruns, read back from the disk."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mdmf_ops.beam import commit as commit_module
+from mdmf_ops.beam.commit import CommitError, CommitOptions, commit, read_manifest, retract, write_shard
+from mdmf_ops.beam.run import Run
+from mdmf_ops.schema import SCHEMA, SchemaError
+
+
+def make_row(uri, status="scored"):
+    scored = status == "scored"
+    return {
+        **dict.fromkeys(SCHEMA.names),
+        "row_id": uri,
+        "run_id": "r1",
+        "scanned_at": datetime.datetime.now(datetime.timezone.utc),
+        "image_uri": uri,
+        "status": status,
+        "error_code": None if scored else "corrupt",
+        "verdict": "likely_real" if scored else None,
+        "alpha": 0.01,
+        "detector_id": "d",
+        "backbone": "micro",
+        "signature_sha256": "s",
+        "bank_sha256": "b",
+        "schema_version": "1.0",
+        "attributes": [],
+    }
+
+
+ROWS = [make_row("/c"), make_row("/a"), make_row("/b", "failed")]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(str(tmp_path / "out"), "r1", "2026-01-02", "2026-01-02T00:00:00+00:00")
+
+
+def files_in(run):
+    root = Path(run.output)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_a_shard_is_sorted_compressed_and_has_its_fixed_name(run):
+    file = write_shard(run, 2, 5, ROWS)
+    assert files_in(run) == [file["path"]] == ["scan_date=2026-01-02/r1-00002-of-00005.parquet"]
+    path = Path(run.output, file["path"])
+    parquet = pq.ParquetFile(path)
+    assert parquet.read().column("image_uri").to_pylist() == ["/a", "/b", "/c"]
+    column = parquet.metadata.row_group(0).column(SCHEMA.get_field_index("image_uri"))
+    assert (column.compression, column.statistics.min, column.statistics.max) == ("ZSTD", "/a", "/c")
+    assert (file["rows"], file["bytes"]) == (3, path.stat().st_size)
+    assert file["counts"]["status"] == {"scored": 2, "failed": 1}
+
+
+def test_a_retried_shard_replaces_itself(run):
+    write_shard(run, 0, 1, ROWS[:2])
+    file = write_shard(run, 0, 1, ROWS)
+    manifest = commit(run, 3, [file], CommitOptions())
+    assert files_in(run) == ["_runs/r1.json", file["path"]]
+    assert manifest["counts"]["verdict"] == {"likely_real": 2}
+    assert read_manifest(run) == manifest
+
+
+def test_a_bad_row_leaves_nothing_behind(run):
+    with pytest.raises(SchemaError):
+        write_shard(run, 0, 1, [*ROWS, make_row("/d") | {"run_id": None}])
+    assert files_in(run) == []
+
+
+def test_a_failed_write_leaves_the_old_file_whole(run, monkeypatch):
+    write_shard(run, 0, 1, ROWS)
+    before = Path(run.output, run.data_file(0, 1)).read_bytes()
+
+    def disk_full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(commit_module.pq, "write_table", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        write_shard(run, 0, 1, ROWS[:1])
+    assert files_in(run) == [run.data_file(0, 1)]
+    assert Path(run.output, run.data_file(0, 1)).read_bytes() == before
+
+
+def test_what_does_not_read_back_is_refused(run, monkeypatch):
+    publish = commit_module.publish
+
+    def lossy(source, destination):
+        source.write_bytes(source.read_bytes()[:-1])
+        publish(source, destination)
+
+    monkeypatch.setattr(commit_module, "publish", lossy)
+    with pytest.raises(CommitError, match="read back"):
+        write_shard(run, 0, 1, ROWS)
+
+
+@pytest.mark.parametrize("inputs", [2, 4])
+def test_a_row_missing_or_too_many_is_no_commit(run, inputs):
+    file = write_shard(run, 0, 1, ROWS)
+    with pytest.raises(CommitError, match=f"{inputs} images went in, 3 rows came out"):
+        commit(run, inputs, [file], CommitOptions())
+    assert not Path(run.manifest_path).exists()
+
+
+def test_a_file_that_went_missing_is_no_commit(run):
+    file = write_shard(run, 0, 1, ROWS)
+    Path(run.output, file["path"]).unlink()
+    with pytest.raises(CommitError, match="not there any more"):
+        commit(run, 3, [file], CommitOptions())
+    assert not Path(run.manifest_path).exists()
+
+
+@pytest.mark.parametrize(("limit", "fatal"), [(None, False), (0.34, False), (0.33, True), (0.0, True)])
+def test_too_many_failures_are_fatal_only_over_the_limit(run, limit, fatal):
+    file = write_shard(run, 0, 1, ROWS)
+    options = CommitOptions(max_failed_fraction=limit)
+    if fatal:
+        with pytest.raises(CommitError, match="1 of 3 images failed"):
+            commit(run, 3, [file], options)
+    else:
+        commit(run, 3, [file], options)
+    assert Path(run.manifest_path).exists() is not fatal
+
+
+def test_a_rerun_clears_its_own_stale_files_on_any_day_and_no_others(run, tmp_path):
+    yesterday = Run(run.output, "r1", "2026-01-01", run.started_at)
+    neighbour = Run(run.output, "r1-b", "2026-01-02", run.started_at)
+    twin = Run(run.output, "r1-00000-of-00002", "2026-01-02", run.started_at)
+    write_shard(yesterday, 0, 2, ROWS[:1])
+    write_shard(yesterday, 1, 2, ROWS[1:])
+    kept = [write_shard(other, 0, 1, ROWS)["path"] for other in (neighbour, twin)]
+    file = write_shard(run, 0, 1, ROWS)
+    commit(run, 3, [file], CommitOptions())
+    assert files_in(run) == sorted(["_runs/r1.json", file["path"], *kept])
+
+
+def test_the_manifest_is_gone_while_its_files_are_replaced(run):
+    commit(run, 3, [write_shard(run, 0, 1, ROWS)], CommitOptions())
+    retract(run)
+    assert not Path(run.manifest_path).exists()
+    retract(run)  # and it may be gone already
+
+
+def test_the_manifest_records_what_ran(run):
+    file = write_shard(run, 0, 1, ROWS)
+    commit(run, 3, [file], CommitOptions(recorded={"alpha": 0.01}))
+    manifest = json.loads(Path(run.manifest_path).read_text())
+    assert manifest["options"] == {"alpha": 0.01}
+    assert manifest["inputs"] == sum(manifest["counts"]["status"].values()) == 3
+    assert [f["path"] for f in manifest["files"]] == [file["path"]]
+
+
+@pytest.mark.parametrize("run_id", ["", "a/b", "../x", ".hidden", "a b", "x" * 101, "a\n"])
+def test_a_run_id_unfit_for_a_file_name_is_refused(run_id, tmp_path):
+    if run_id == "":
+        assert Run.start(str(tmp_path), run_id).run_id  # empty asks for a new one
+    else:
+        with pytest.raises(ValueError, match="run id"):
+            Run.start(str(tmp_path), run_id)

@@ -1,0 +1,82 @@
+"""Images to rows: what the detector says, one row for each image, whatever else is in its batch."""
+
+import hashlib
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.testing.util import assert_that
+from conftest import BROKEN, encode, photo
+
+from mdmf_ops.beam import Image, Run, ScoreImages
+from mdmf_ops.beam.read import ImageRef
+from mdmf_ops.beam.score import make_row
+from mdmf_ops.detector import Detector, ErrorCode, ImageError
+from mdmf_ops.schema import to_table
+
+RUN = Run("/out", "test", "2026-01-02", "2026-01-02T00:00:00+00:00")
+
+
+def good_and_broken():
+    contents = {f"/in/{i}.png": encode(photo(i), "PNG") for i in range(5)}
+    contents |= {f"/in/{name}": content for name, content in BROKEN.items()}
+    images = [Image(ImageRef(uri), content) for uri, content in contents.items()]
+    lost = Image(ImageRef("/in/lost.jpg", attributes={"item": "9"}), None, ImageError(ErrorCode.NOT_FOUND, "gone"))
+    return [*images, lost]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return Detector.load(device="cpu")
+
+
+def test_every_image_is_one_row_with_the_detectors_own_result(run_pipeline, detector):
+    images = good_and_broken()
+
+    def check(rows):
+        by_uri = {row["image_uri"]: row for row in rows}
+        assert len(rows) == len(by_uri) == len(images)
+        to_table(rows)
+        for image in images:
+            row = by_uri[image.ref.uri]
+            result = image.error or detector.score([image.content])[0]
+            if isinstance(result, ImageError):
+                assert (row["status"], row["error_code"]) == ("failed", result.code.value)
+                assert row["error_message"]
+                assert row["mmd2"] is None and row["verdict"] is None and row["patch_evidence"] is None
+            else:
+                assert (row["status"], row["error_code"], row["mmd2"]) == ("scored", None, result.mmd2)
+                np.testing.assert_array_equal(row["patch_evidence"], result.evidence)
+
+    with run_pipeline() as p:
+        rows = p | beam.Create(images, reshuffle=False) | ScoreImages(RUN)
+        assert_that(rows, check)
+
+
+def test_a_row_says_how_to_find_and_dispute_it(detector):
+    content = encode(photo(1), "PNG")
+    image = Image(ImageRef("/in/a.png", generation=17, attributes={"item": "7"}), content)
+    row = make_row(image, detector.score([content])[0], detector, RUN)
+    manifest = detector.assets.manifest
+    assert row["image_sha256"] == hashlib.sha256(content).hexdigest()
+    assert (row["image_generation"], row["image_bytes"]) == (17, len(content))
+    assert (row["width_px"], row["height_px"], row["image_format"]) == (128, 96, "PNG")
+    assert row["attributes"] == [("item", "7")]
+    assert row["bank_sha256"] == manifest["files"]["bank.safetensors"]["sha256"]
+    assert row["detector_id"] == manifest["detector_id"]
+    patches = len(row["tiles"]) * row["grid_rows"] * row["grid_cols"]
+    assert len(row["patch_evidence"]) == patches
+    assert np.mean(row["patch_evidence"], dtype=np.float64) == pytest.approx(row["mmd2"])
+
+
+def test_row_id_is_the_content_under_the_detector(detector):
+    content = encode(photo(1), "PNG")
+    [result] = detector.score([content])
+
+    def row_id(uri, content, result, generation=None):
+        return make_row(Image(ImageRef(uri, generation), content), result, detector, RUN)["row_id"]
+
+    assert row_id("/a.png", content, result) == row_id("/b.png", content, result)
+    gone = ImageError(ErrorCode.NOT_FOUND, "gone")
+    lost = {row_id("/a.png", None, gone), row_id("/b.png", None, gone), row_id("/a.png", None, gone, 2)}
+    assert len(lost) == 3
