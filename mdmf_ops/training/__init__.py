@@ -1,0 +1,1 @@
+"""Labelled images to a detector's folder: augmentation, training, calibration, evaluation."""

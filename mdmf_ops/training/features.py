@@ -1,0 +1,113 @@
+"""Patch embeddings of labelled images after a random chain, computed once and kept on disk.
+
+The extractor is frozen: what changes between trainings is the signature, which learns from these in a minute.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mdmf_ops.detector import decode
+from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
+from mdmf_ops.training import augment
+from mdmf_ops.training.data import LabelledImage
+
+Progress = Callable[[int, int], None]
+"""Called with images done and images in all."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Patch embeddings of images, each image once a copy of the chain.
+
+    Attributes:
+        embeddings: (P, d) float16, patches of all images and copies, one after the other.
+        starts: (copies, images + 1) int64, first patch of each image in each copy.
+    """
+
+    embeddings: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def copies(self) -> int:
+        return len(self.starts)
+
+    def patches(self, image: int, copy: int = 0) -> np.ndarray:
+        """(K, d) float16: all patches of one image after one copy of the chain."""
+        return self.embeddings[self.starts[copy, image] : self.starts[copy, image + 1]]
+
+    def sample(self, image: int, count: int, rng: np.random.Generator) -> np.ndarray:
+        """(count, d) float16: random patches of a random copy; repeated only where there are fewer."""
+        patches = self.patches(image, int(rng.integers(self.copies)))
+        return patches[rng.choice(len(patches), count, replace=len(patches) < count)]
+
+
+def extract(
+    images: Sequence[LabelledImage],
+    backbone: Backbone,
+    chain: str,
+    copies: int,
+    seed: int,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+) -> Features:
+    """Embeds every image `copies` times, each time through the random chain anew.
+
+    A copy is kept in `folder` once it is done, so that an interrupted extraction goes on where it was.
+
+    Args:
+        chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are.
+        seed: image i in copy c draws from (seed, c, i) whatever the number of processes.
+
+    Raises:
+        ValueError: an image cannot be decoded; names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(f"{chain} {seed}".encode())
+    for tensor in backbone.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    for image in images:
+        digest.update(f"{image.path.resolve()} {image.path.stat().st_size}".encode())
+    parts = []
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for copy in range(copies):
+            path = folder / f"{digest.hexdigest()[:16]}-{copy}.npz"
+            if not path.exists():
+                embed = partial(_embed, backbone, chain, (seed, copy))
+                done = []
+                for part in pool.map(embed, range(len(images)), images, chunksize=8):
+                    done.append(part)
+                    progress(copy * len(images) + len(done), copies * len(images))
+                partial_path = path.with_suffix(".tmp.npz")
+                np.savez(partial_path, embeddings=np.concatenate(done), counts=[len(part) for part in done])
+                partial_path.replace(path)
+            with np.load(path) as saved:
+                parts.append((saved["embeddings"], saved["counts"]))
+    counts = np.stack([count for _, count in parts])
+    ends = np.cumsum(counts).reshape(counts.shape)
+    return Features(
+        np.concatenate([embeddings for embeddings, _ in parts]),
+        np.concatenate([(ends - counts)[:, :1], ends], axis=1),
+    )
+
+
+@torch.inference_mode()
+def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray:
+    """(K, d) float16 of one image after the chain."""
+    try:
+        pixels = decode(image.path.read_bytes()).image
+    except Exception as error:
+        raise ValueError(f"{image.path}: {error}") from error
+    if chain != "none":
+        pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
+    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width))
+    return backbone(torch.from_numpy(tiles)).flatten(0, 2).half().numpy()

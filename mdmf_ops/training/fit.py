@@ -1,0 +1,182 @@
+"""Features to a trained signature and its bank of real patches."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.features import Features
+from mdmf_ops.training.objective import ImageMmdLoss
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All numbers of a training; kept in the detector's manifest.
+
+    Attributes:
+        copies: how often each image goes through the random chain.
+        steps, batch_images, patches_per_image: of the optimisation.
+        batch_bank_patches: real patches that stand for the bank in a step.
+        bank_size: signatures in the detector's bank.
+        learning_rate, weight_decay: of AdamW; the rate rises for a tenth of the steps, then falls to zero.
+        hidden_dim, signature_dim: of the signature's MLP.
+        seed: of everything random.
+    """
+
+    copies: int = 6
+    steps: int = 600
+    batch_images: int = 64
+    patches_per_image: int = 36
+    batch_bank_patches: int = 1024
+    bank_size: int = 2048
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    hidden_dim: int = 128
+    signature_dim: int = 32
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainingConfig":
+        """A configuration from a file's content. Raises ValueError for a name or a type that is not known."""
+        known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in known:
+                raise ValueError(f"{name} is no setting; there are {', '.join(known)}")
+            if not isinstance(value, known[name] | int) or isinstance(value, bool):
+                raise ValueError(f"{name} must be of type {known[name].__name__}, found {value!r}")
+        return cls(**values)
+
+
+_PATCHES_PER_BANK_IMAGE = 8
+_CHECKPOINT_STEPS = 100
+
+
+def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int]) -> np.ndarray:
+    """Probability of drawing each chosen image: classes alike, and within a class its sources.
+
+    A large source must not decide what its class looks like; one of a few images must not be learned by heart, so
+    a source weighs as the square root of its size.
+
+    Returns:
+        (len(chosen),) float64, sums to 1.
+    """
+    key = [(images[i].generated, images[i].source) for i in chosen]
+    sizes = {k: key.count(k) for k in set(key)}
+    weights = np.array([sizes[k] ** -0.5 for k in key])
+    generated = np.array([k[0] for k in key])
+    for label in (False, True):
+        weights[generated == label] /= weights[generated == label].sum()
+    return weights / weights.sum()
+
+
+def fit(
+    features: Features,
+    images: Sequence[LabelledImage],
+    chosen: Sequence[int],
+    config: TrainingConfig,
+    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    checkpoint: Path | None = None,
+) -> tuple[Signature, Bank]:
+    """Trains a signature on the image-level MMD and builds its bank.
+
+    Args:
+        features: of `images`.
+        chosen: indices of the images to train on, of both classes.
+        config: sizes, steps and seed.
+        progress: called with the step, the number of steps and the running loss.
+        checkpoint: file to go on from, kept every 100 steps.
+
+    Raises:
+        ValueError: a class is missing.
+    """
+    chosen = np.asarray(chosen)
+    real = np.array([i for i in chosen if not images[i].generated], dtype=int)
+    if len(real) == 0 or len(real) == len(chosen):
+        raise ValueError("training needs both real and generated images")
+    torch.manual_seed(config.seed)
+    weights = source_weights(images, chosen)
+    real_weights = weights[[not images[i].generated for i in chosen]]
+    real_weights = real_weights / real_weights.sum()
+
+    def draw(indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
+        return torch.from_numpy(np.stack([features.sample(i, count, rng) for i in indices])).float()
+
+    signature = _initial_signature(draw(_choose(chosen, 400, weights, config.seed), 16, _rng(config, -1)), config)
+    loss = ImageMmdLoss()
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": signature.parameters(), "weight_decay": config.weight_decay},
+            {"params": loss.parameters(), "weight_decay": 0.0},
+        ]
+    )
+    rates = [config.learning_rate, 0.05]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=config.steps, pct_start=0.1)
+    parts = {"signature": signature, "loss": loss, "optimiser": optimiser, "schedule": schedule}
+    first = _resume(checkpoint, parts)
+    running = None
+    for step in range(first, config.steps):
+        rng = _rng(config, step)  # a step's draws depend on the step alone: a resumed training is the same one
+        batch = rng.choice(chosen, config.batch_images, p=weights)
+        generated = torch.tensor([float(images[i].generated) for i in batch])
+        bank_images = rng.choice(real, config.batch_bank_patches // _PATCHES_PER_BANK_IMAGE, p=real_weights)
+        value = loss(
+            signature,
+            draw(batch, config.patches_per_image, rng),
+            generated,
+            draw(bank_images, _PATCHES_PER_BANK_IMAGE, rng).flatten(0, 1),
+        )
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        progress(step + 1, config.steps, running)
+        if checkpoint and (step + 1) % _CHECKPOINT_STEPS == 0:
+            _save(checkpoint, parts, step + 1)
+    bank_images = _choose(real, config.bank_size // _PATCHES_PER_BANK_IMAGE, real_weights, config.seed)
+    with torch.no_grad():
+        bank_patches = draw(bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
+        return signature.eval(), Bank.build(signature(bank_patches), signature.width)
+
+
+def _rng(config: TrainingConfig, step: int) -> np.random.Generator:
+    return np.random.default_rng([config.seed, step + 2])
+
+
+def _choose(indices: np.ndarray, count: int, weights: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(indices, count, p=weights)
+
+
+def _initial_signature(patches: Tensor, config: TrainingConfig) -> Signature:
+    """A signature that standardises these embeddings (B, K, d), with the median heuristic's kernel width."""
+    patches = patches.flatten(0, 1)
+    signature = Signature(patches.shape[1], config.hidden_dim, config.signature_dim)
+    signature.mean.copy_(patches.mean(0))
+    signature.scale.copy_(patches.std(0) + 1e-4)
+    with torch.no_grad():
+        sample = signature(patches[:: max(len(patches) // 1000, 1)])
+        signature.log_width.fill_(torch.cdist(sample, sample).median().log().item())
+    return signature
+
+
+def _save(path: Path, parts: dict, step: int) -> None:
+    partial_path = path.with_suffix(".tmp")
+    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial_path)
+    partial_path.replace(path)
+
+
+def _resume(path: Path | None, parts: dict) -> int:
+    """Loads a checkpoint where there is one, and returns the step to go on from."""
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["step"]

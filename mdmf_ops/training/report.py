@@ -1,0 +1,90 @@
+"""Results of an evaluation as Markdown and CSV, and the model card made of them."""
+
+import csv
+from dataclasses import astuple
+from pathlib import Path
+
+import model_assets
+from mdmf_ops.training.evaluate import Results
+
+_GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
+_REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
+
+CHAIN = (
+    "Every image, real or generated, goes once through one random chain: short side 512 px, crop, JPEG quality 75, "
+    "resize by .55 to 1, JPEG (quality 60-100), WebP or nothing."
+)
+LEFT_OUT = (
+    "Each row is of a detector trained anew without that generator or real source, with the same settings. The "
+    "real images are held out of training and of the bank. Some generators come from one collection, so that a left "
+    "out one may still have siblings in training."
+)
+
+
+def tables(results: Results) -> str:
+    """Both tables in Markdown, the mean over the generators last."""
+    generators = [_row(astuple(r)) for r in [*results.generators, results.means()]]
+    real = [_row(astuple(r)) for r in results.real_sources]
+    return f"{_table(_GENERATOR_COLUMNS, generators)}\n\n{_table(_REAL_COLUMNS, real)}\n"
+
+
+def write_report(folder: Path, assets: model_assets.Assets, results: Results, left_out: bool) -> str:
+    """Writes report.md and metrics.csv into a folder, and returns the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = LEFT_OUT if left_out else "The detector was trained on none of these generators and real images."
+    report = f"# Evaluation of {assets.detector_id}\n\n{CHAIN} {note}\n\n{tables(results)}"
+    (folder / "report.md").write_text(report)
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["kind", "source", "images", "metric", "value"])
+        for columns, rows in (
+            (_GENERATOR_COLUMNS, results.generators),
+            (_REAL_COLUMNS, results.real_sources),
+        ):
+            for source, images, *values in map(astuple, rows):
+                for metric, value in zip(columns[2:], values, strict=True):
+                    writer.writerow([columns[0], source, images, metric, value])
+    return report
+
+
+def write_model_card(assets: model_assets.Assets, results: Results) -> None:
+    """Writes MODEL_CARD.md into the detector's folder."""
+    manifest = assets.manifest
+    trained = manifest["training"]["images"]
+    calibration = manifest["calibration"]
+    counts = {label: ", ".join(f"{name} {n}" for name, n in trained[label].items()) for label in trained}
+    card = f"""# Model card: {manifest["name"]}
+
+Written by `mdmf evaluate --leave_one_out --card` for `{assets.detector_id}`.
+
+## What it is for
+It tells how far the patches of an image lie from those of real photographs, with a p-value and a map. It is a reason to
+look at an image, never the sole ground for an action. "Not detected" does not mean authentic.
+
+## What it has seen
+Trained on real images ({counts["real"]}) and generated ones ({counts["generated"]}); calibrated on
+{calibration["real_images"]} other real images, each as it was found and once through the chain below. Drawings,
+scans, screenshots, medical or satellite images are in none of them: a p-value promises nothing there.
+
+## How good it is
+{CHAIN} {LEFT_OUT}
+
+{tables(results)}
+The second table is the one to read before trusting a verdict: alpha is what was asked, the columns are what a source
+got that neither training nor calibration had seen. The mean of the first hides its worst row.
+
+## Where it fails
+On generators unlike those above; on small images and after strong compression, blur or noise; on images that were
+generated in part, where the score is a mean over all patches. Upscalers, beauty filters and other neural processing of
+real photographs leave traces of the same kind.
+"""
+    (assets.folder / "MODEL_CARD.md").write_text(card)
+
+
+def _row(values: tuple) -> list[str]:
+    return [f"{value:.3f}".removeprefix("0") if isinstance(value, float) else str(value) for value in values]
+
+
+def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

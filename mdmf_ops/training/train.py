@@ -1,0 +1,79 @@
+"""Labelled images to a detector's folder, ready for `mdmf calibrate`."""
+
+import dataclasses
+import datetime
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from torch import Tensor
+
+import model_assets
+from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.detector import BACKBONE_FILE, BANK_FILE, SIGNATURE_FILE
+from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.data import HELD_OUT_FRACTION, LabelledImage
+from mdmf_ops.training.fit import TrainingConfig
+
+
+def training_images(images: Sequence[LabelledImage], leave_out: Sequence[str] = ()) -> np.ndarray:
+    """Indices of the images to train on: not held out, and of no source that is left out."""
+    return np.array(
+        [i for i, image in enumerate(images) if not image.held_out and image.source not in leave_out],
+        dtype=int,
+    )
+
+
+def save_detector(
+    folder: Path,
+    name: str,
+    backbone: Backbone,
+    signature: Signature,
+    bank: Bank,
+    training: dict[str, Any],
+) -> model_assets.Assets:
+    """Writes a trained detector, not yet calibrated, into a folder.
+
+    Args:
+        name: of the detector, and of its backbone in `BACKBONES`.
+        training: what the manifest says of the training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tensors(folder / BACKBONE_FILE, backbone.state_dict())
+    _save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
+    _save_tensors(folder / BANK_FILE, bank.tensors())
+    first, last = signature.mlp[0], signature.mlp[-1]
+    return model_assets.write_assets(
+        folder,
+        name,
+        [BACKBONE_FILE, SIGNATURE_FILE, BANK_FILE],
+        {
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "backbone": {"name": name},
+            "signature": {
+                "embedding_dim": first.in_features,
+                "hidden_dim": first.out_features,
+                "signature_dim": last.out_features,
+            },
+            "bank": {"size": len(bank.signatures), "signature_dim": bank.signatures.shape[1]},
+            "training": training,
+        },
+    )
+
+
+def describe_training(images: Sequence[LabelledImage], config: TrainingConfig) -> dict[str, Any]:
+    """What a manifest says of a training: its configuration, and how many images of each source it saw."""
+    counts = {
+        label: dict(sorted(Counter(image.source for image in images if image.generated is generated).items()))
+        for label, generated in (("real", False), ("generated", True))
+    }
+    return {"config": dataclasses.asdict(config), "held_out_fraction": HELD_OUT_FRACTION, "images": counts}
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    # Through bytes: safetensors' own file would be readable by its owner alone.
+    path.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
