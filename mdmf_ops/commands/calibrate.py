@@ -1,0 +1,32 @@
+"""Give a trained detector its p-values, from real images that the training held out.
+
+    mdmf calibrate my_detector --index images.csv
+
+Each held-out real image is scored twice: as it was found, and after a chain of crop, resize and re-encode. The scores
+are kept in the detector's folder; a p-value is the share of them that lie as high.
+"""
+
+import argparse
+from pathlib import Path
+
+import model_assets
+from mdmf_ops.cli import EXIT_OK, UsageError
+from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.training.calibrate import calibrate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("assets", type=Path, metavar="DIR", help="folder of the detector, from mdmf train")
+    add_image_arguments(parser)
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    images = read_images(arguments)
+    try:
+        with progress_bar("scoring real images") as bar:
+            assets = calibrate(arguments.assets, images, arguments.work, bar)
+    except (ValueError, model_assets.AssetError) as error:
+        raise UsageError(str(error)) from error
+    calibration = assets.manifest["calibration"]
+    print(f"{assets.detector_id}: {calibration['scores']} scores of {calibration['real_images']} real images")
+    return EXIT_OK

@@ -1,0 +1,56 @@
+"""What the training verbs share: where the labelled images are, where work is kept, and a progress bar."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mdmf_ops.cli import UsageError
+from mdmf_ops.training.data import LabelledImage, read_folders, read_index
+
+DEFAULT_WORK = Path("work")
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("labelled images: an index, or folders whose subfolders are the sources")
+    group.add_argument("--index", type=Path, metavar="CSV", help="columns path, label (real or fake), source")
+    group.add_argument(
+        "--pairs", type=Path, metavar="CSV", help="columns path, real_path: generated twins of real images"
+    )
+    group.add_argument("--real", type=Path, nargs="+", default=[], metavar="DIR", help="folders of real images")
+    group.add_argument("--fake", type=Path, nargs="+", default=[], metavar="DIR", help="folders of generated images")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=DEFAULT_WORK,
+        metavar="DIR",
+        help="computed features and checkpoints; an interrupted command goes on from them (default: %(default)s)",
+    )
+
+
+def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
+    """The labelled images that the arguments name."""
+    if not arguments.index and not arguments.real and not arguments.fake:
+        raise UsageError("no images: give --index CSV, or --real DIR and --fake DIR")
+    try:
+        images = read_index(arguments.index, arguments.pairs) if arguments.index else []
+        return images + read_folders(arguments.real, arguments.fake)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[..., None]]:
+    """Shows a bar on the terminal's error output; yields a function of (done, total, loss)."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(done: int, total: int, loss: float | None = None) -> None:
+            text = description if loss is None else f"{description}, loss {loss:.3f}"
+            bar.update(task, completed=done, total=total, description=text)
+
+        yield update

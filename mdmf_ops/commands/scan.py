@@ -1,0 +1,212 @@
+"""Score images into Parquet: one row for each, scored or failed.
+
+    mdmf scan photos --output scores                      every file under a folder
+    mdmf scan 'photos/**/*.jpg' one.png --output scores   globs and files
+    mdmf scan gs://bucket/photos --output gs://bucket/scores
+
+The rows of a run count once scores/_runs/RUN_ID.json is there. The same --run_id again replaces the run.
+Flags that are not listed here go to Apache Beam, in the form --flag=value.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from mdmf_ops.beam.commit import read_manifest
+from mdmf_ops.beam.read import list_images
+from mdmf_ops.beam.run import Run
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.detector import Detector
+from mdmf_ops.progress import Progress
+from model_assets import AssetError
+from pipelines.rescan import RescanOptions, absolute, add_scan_arguments, launch
+
+TAKES_BEAM_FLAGS = True
+
+_LARGEST_LISTING = 40
+"""A run of at most this many images is shown image by image."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or glob, local or gs://")
+    add_scan_arguments(parser)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes here (default: one a core)")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be read and written, and stop")
+    parser.add_argument("--json", action="store_true", help="print the run's manifest as JSON and nothing else")
+    parser.add_argument("--verbose", action="store_true", help="show Beam's log and whole tracebacks")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    options = _options(arguments, rest)
+    _check(arguments)
+    if arguments.dry_run:
+        return _dry_run(arguments)
+    logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+        progress = Progress(folder)
+        show = sys.stderr.isatty() and not arguments.json
+        with _Watch(progress) if show else _Silence():
+            try:
+                scan, result = launch(options, progress)
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                raise
+            except Exception as error:
+                if arguments.verbose:
+                    traceback.print_exc()
+                print(f"mdmf scan: the run is not complete: {_plain(error)}", file=sys.stderr)
+                return EXIT_FAILED
+    manifest = read_manifest(scan)
+    if arguments.json:
+        print(json.dumps(manifest, indent=2))
+    else:
+        _show(scan, manifest)
+    return EXIT_OK
+
+
+def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
+    """Pipeline options: ours from the command line, a local runner on every core unless another is named."""
+    local = not any(flag.split("=")[0] == "--runner" for flag in rest)
+    workers = arguments.workers or len(os.sched_getaffinity(0))
+    if workers < 0:
+        raise UsageError(f"--workers {workers}: 0 for every core, or a number of processes")
+    defaults: dict[str, Any] = {}
+    if local:
+        defaults = {
+            "runner": "FnApiRunner",
+            "direct_num_workers": workers,
+            "direct_running_mode": "multi_processing" if workers > 1 else "in_memory",
+        }
+    ours = {key: value for key, value in vars(arguments).items() if key in RescanOptions([]).get_all_options()}
+    options = RescanOptions(rest, **defaults, **ours)
+    options.input = arguments.inputs
+    return options
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Finds out before any worker starts what would stop all of them."""
+    if not arguments.output:
+        raise UsageError("--output is missing: name the folder of the Parquet dataset")
+    try:
+        Run.start(arguments.output, arguments.run_id)
+        Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
+    except (ValueError, AssetError) as error:
+        raise UsageError(str(error)) from error
+    for source in arguments.inputs:
+        if FileSystems.get_scheme(source) is None:
+            try:
+                next(list_images(source))
+            except OSError as error:
+                raise UsageError(str(error)) from error
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    sizes = {ref.uri: ref.size_bytes or 0 for source in arguments.inputs for ref in list_images(source)}
+    scan = Run.start(absolute(arguments.output), arguments.run_id)
+    detector = Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
+    plan = {
+        "images": len(sizes),
+        "bytes": sum(sizes.values()),
+        "files": f"{scan.output}/{scan.data_file(0, 1).rsplit('-', 3)[0]}-*.parquet",
+        "manifest": scan.manifest_path,
+        "detector_id": detector.assets.detector_id,
+        "device": str(detector.device),
+        "replaces_a_run": FileSystems.exists(scan.manifest_path),
+    }
+    if arguments.json:
+        print(json.dumps(plan, indent=2))
+    else:
+        for key, value in plan.items():
+            print(f"{key:16} {value}")
+    return EXIT_OK
+
+
+class _Silence:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_exception) -> None: ...
+
+
+class _Watch:
+    """Shows images done, rate and time left on the terminal while the run goes on."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_exception) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        columns = (
+            *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
+        )
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("starting workers", total=None, rate="")
+            while not self._done.wait(0.2):
+                done, listed = self._progress.total("done"), self._progress.total("listed")
+                # Scoring starts when listing has ended: until then the total still grows.
+                speed = bar.tasks[0].speed
+                bar.update(
+                    task,
+                    completed=min(done, listed),
+                    total=listed if done else None,
+                    description="scoring" if done else f"listing: {listed} images" if listed else "starting workers",
+                    rate=f"{speed:.1f} images/s" if done and speed else "",
+                )
+
+
+def _plain(error: Exception) -> str:
+    """The cause in a line: Beam wraps an error of a worker in the text of its traceback."""
+    causes = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception|Exhausted)): (.+)$", str(error), re.MULTILINE)
+    if not causes:
+        return f"{type(error).__name__}: {error}"
+    name, message = next((cause for cause in causes if cause[0] != "RuntimeError"), causes[-1])
+    return f"{name}: {re.sub(r' .while running .*', '', message)}"
+
+
+def _show(scan: Run, manifest: dict[str, Any]) -> None:
+    console = Console()
+    if manifest["inputs"] <= _LARGEST_LISTING and FileSystems.get_scheme(scan.output) is None:
+        console.print(_listing(scan, manifest))
+    for column, counts in manifest["counts"].items():
+        if counts:
+            console.print(f"{column:12}", "  ".join(f"{name} {count:,}" for name, count in counts.items()))
+    console.print(f"{'images':12} {manifest['inputs']:,}")
+    console.print(f"{'parquet':12} {scan.output}", soft_wrap=True)
+    console.print(f"{'manifest':12} {scan.manifest_path}", soft_wrap=True)
+
+
+def _listing(scan: Run, manifest: dict[str, Any]) -> Table:
+    table = Table("image", "verdict", "p-value", "MMD^2", box=None, header_style="bold")
+    root = os.path.commonpath([scan.output, *(str(Path(source).parent) for source in manifest["options"]["input"])])
+    columns = ["image_uri", "verdict", "p_value", "mmd2", "error_code", "error_message"]
+    for file in manifest["files"]:
+        for row in pq.read_table(f"{scan.output}/{file['path']}", columns=columns, partitioning=None).to_pylist():
+            name = os.path.relpath(row["image_uri"], root)
+            if row["error_code"]:
+                table.add_row(name, f"[red]failed: {row['error_code']}[/]", "", "")
+            else:
+                table.add_row(name, row["verdict"], f"{row['p_value']:.4f}", f"{row['mmd2']:+.4f}")
+    return table

@@ -1,0 +1,68 @@
+"""Train a detector's signature and bank from labelled images.
+
+    mdmf train --index images.csv --output my_detector
+    mdmf train --real photos/web photos/phone --fake images/sdxl images/flux --output my_detector
+    mdmf calibrate my_detector --real photos/web photos/phone
+
+Every image, real or generated, goes through the same random chain of crop, resize and re-encode. 40 % of the real
+images are held out for calibration and evaluation, by their content. The patch extractor is taken, frozen, from
+another detector. An interrupted training goes on where it was when the same command is given again.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import model_assets
+from mdmf_ops.cli import EXIT_OK, UsageError
+from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.detector.detector import load_model
+from mdmf_ops.training.features import extract
+from mdmf_ops.training.fit import TrainingConfig, fit
+from mdmf_ops.training.train import describe_training, save_detector, training_images
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_image_arguments(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the new detector")
+    parser.add_argument("--config", type=Path, metavar="JSON", help=f"settings other than {TrainingConfig()}")
+    parser.add_argument("--leave_out", nargs="+", default=[], metavar="SOURCE", help="sources not to train on")
+    parser.add_argument(
+        "--backbone_from",
+        type=Path,
+        metavar="DIR",
+        help="detector that lends its extractor (default: embedded)",
+    )
+
+
+def read_config(path: Path | None) -> TrainingConfig:
+    """The training configuration of a JSON file; without one, the defaults."""
+    try:
+        return TrainingConfig.from_dict(json.loads(path.read_text())) if path else TrainingConfig()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    images = read_images(arguments)
+    config = read_config(arguments.config)
+    chosen = training_images(images, arguments.leave_out)
+    try:
+        assets = model_assets.read_assets(arguments.backbone_from or model_assets.embedded())
+        backbone, _ = load_model(assets)
+        used = [images[i] for i in chosen]
+        with progress_bar("embedding patches") as bar:
+            features = extract(used, backbone, "training_chain", config.copies, config.seed, arguments.work, bar)
+        key = json.dumps(dataclasses.asdict(config)) + "".join(str(image.path) for image in used)
+        checkpoint = arguments.work / f"fit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
+        with progress_bar("training") as bar:
+            signature, bank = fit(features, used, range(len(used)), config, bar, checkpoint)
+    except (ValueError, model_assets.AssetError) as error:
+        raise UsageError(str(error)) from error
+    training = describe_training(used, config)
+    saved = save_detector(arguments.output, assets.manifest["backbone"]["name"], backbone, signature, bank, training)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{saved.detector_id} in {arguments.output}; next: mdmf calibrate {arguments.output} ...")
+    return EXIT_OK

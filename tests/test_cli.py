@@ -1,0 +1,90 @@
+"""The command as a person runs it: in its own process, on every core."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import write_images
+
+
+def mdmf(*arguments, cwd=None):
+    """Runs the command and returns the finished process."""
+    command = [sys.executable, "-m", "mdmf_ops", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), good=24, broken=3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_scan_writes_one_row_for_each_image(images, tmp_path, workers):
+    done = mdmf("scan", images, "--output", tmp_path / "out", "--workers", workers, "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert manifest["counts"]["status"] == {"failed": 3, "scored": 24}
+    [(rows, uris)] = duckdb.sql(
+        f"select count(*), count(distinct image_uri) from '{tmp_path}/out/**/*.parquet'"
+    ).fetchall()
+    assert (rows, uris) == (27, 27)
+    assert done.stderr == ""
+
+
+def test_scan_shows_each_image_of_a_small_run_and_where_the_parquet_is(images, tmp_path):
+    done = mdmf("scan", "day0", "broken", "--output", tmp_path / "out", "--workers", 1, cwd=images)
+    assert done.returncode == 0, done.stderr
+    assert "day0/image00000.jpeg" in done.stdout
+    assert "failed: " in done.stdout
+    assert str(tmp_path / "out") in done.stdout
+
+
+def test_dry_run_reads_and_writes_nothing(images, tmp_path):
+    done = mdmf("scan", images, "--output", tmp_path / "out", "--dry_run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["images"] == 27
+    assert plan["bytes"] == sum(path.stat().st_size for path in images.rglob("*") if path.is_file())
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
+    done = mdmf("scan", images, "--output", tmp_path / "out", "--workers", 1, "--max_failed_fraction", 0.1)
+    assert done.returncode == 1
+    assert "3 of 27 images failed, more than --max_failed_fraction=0.1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(Path(tmp_path).glob("out/_runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.jpg", "--output", "out"], "missing.jpg: nothing there"),
+        (["."], "--output is missing"),
+        ([".", "--output", "out", "--alpha", "1e-9"], "alpha=1e-09"),
+        ([".", "--output", "out", "--run_id", "a/b"], "run id 'a/b'"),
+        ([".", "--output", "out", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
+        ([".", "--output", "out", "--workers", "-3"], "--workers -3"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, message):
+    done = mdmf("scan", *arguments, cwd=images)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (images / "out").exists()
+
+
+@pytest.mark.parametrize("verb", [[], ["scan"], ["train"], ["calibrate"], ["evaluate"]])
+def test_help_teaches(verb):
+    done = mdmf(*verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "evidence, not an action" in done.stdout
+
+
+def test_unknown_verb_and_flag_are_refused():
+    assert mdmf("scam").returncode == 2
+    assert mdmf("evaluate", "--colour", "red").returncode == 2
