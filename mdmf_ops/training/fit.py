@@ -30,7 +30,7 @@ class TrainingConfig:
         seed: of everything random.
     """
 
-    copies: int = 6
+    copies: int = 3
     steps: int = 600
     batch_images: int = 64
     patches_per_image: int = 36
