@@ -37,6 +37,7 @@ class Assets:
 
     @property
     def detector_id(self) -> str:
+        """Name and digest: one id stands for exactly one set of bytes."""
         return self.manifest["detector_id"]
 
     def sha256(self, file: str) -> str:
