@@ -1,10 +1,10 @@
-"""Patch extractors: tiles of pixels to one embedding for each patch of 32 px."""
+"""Patch extractors: tiles of pixels to one embedding for each patch."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdmf_ops.detector.tiles import PATCH_PX
+from mdmf_ops.detector.tiles import TileGeometry
 
 
 class Backbone(nn.Module):
@@ -12,11 +12,13 @@ class Backbone(nn.Module):
 
     Attributes:
         embedding_dim: d, length of an embedding.
+        geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
 
-    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of 32, and returns (T, H/32, W/32, d) float32.
+    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, d) float32.
     """
 
     embedding_dim: int
+    geometry: TileGeometry
 
 
 class MicroBackbone(Backbone):
@@ -39,6 +41,7 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 80, True),
     )
 
+    geometry = TileGeometry(patch_px=32, max_tile_px=512)
     embedding_dim = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
 
     def __init__(self):
@@ -60,7 +63,7 @@ class MicroBackbone(Backbone):
             x = block(x)
             stride *= block_stride
             if read:
-                statistics += _patch_statistics(x, PATCH_PX // stride)
+                statistics += _patch_statistics(x, self.geometry.patch_px // stride)
         return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
 
 

@@ -140,7 +140,7 @@ class Detector:
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
         width_px, height_px = image.image.size
-        plan = plan_tiles(height_px, width_px)
+        plan = plan_tiles(height_px, width_px, self.backbone.geometry)
         evidence = self.evidence(cut_tiles(image.image, plan))
         mmd2 = float(evidence.mean(dtype=np.float64))
         if not np.isfinite(mmd2):
@@ -171,7 +171,7 @@ class Detector:
             tiles: (T, 3, H, W) uint8, from `cut_tiles`.
 
         Returns:
-            (T * H/32 * W/32,) float32.
+            (T * H/p * W/p,) float32, p the side of a patch.
         """
         embeddings = self.backbone(torch.from_numpy(tiles).to(self.device))  # (T, rows, cols, d)
         signatures = self.signature(embeddings.flatten(0, 2))  # (K, m)

@@ -109,5 +109,5 @@ def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, im
         raise ValueError(f"{image.path}: {error}") from error
     if chain != "none":
         pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
-    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width))
+    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
     return backbone(torch.from_numpy(tiles)).flatten(0, 2).half().numpy()
