@@ -59,15 +59,12 @@ def fetch_checkpoint(source: str, revision: str | None, folder: Path) -> Checkpo
         config, weights = (Path(source, file) for file in (CONFIG_FILE, WEIGHTS_FILE))
     for path in (config, weights):
         if not path.is_file():
-            raise AssetError(f"{source}: no {path.name} in it; only checkpoints with both {_BOTH} are read")
+            raise AssetError(f"{source}: no {path.name} in it; {CONFIG_FILE} and {WEIGHTS_FILE} are read, whole")
     sha256 = describe_file(weights)["sha256"]
     published = weights.resolve().name  # the hub's cache names a large file by the SHA-256 that the hub tells
     if on_hub and _SHA256.fullmatch(published) and published != sha256:
         raise AssetError(f"{source}: {WEIGHTS_FILE}: expected SHA-256 {published}, found {sha256}; fetch it again")
     return Checkpoint(source, revision, config, weights, sha256)
-
-
-_BOTH = f"{CONFIG_FILE} and {WEIGHTS_FILE}"
 
 
 def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, Path]:
@@ -79,11 +76,12 @@ def _from_hub(hub_id: str, revision: str | None) -> tuple[Path, Path]:
             " the hub's page of the model lists its commits"
         )
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, logging
     except ModuleNotFoundError as error:
         raise AssetError(
             f"{hub_id}: the hub needs {error.name}: pip install 'mdmf-ops[dinov2]' on Python 3.11 or later"
         ) from error
+    logging.set_verbosity_error()  # its retries; what fails in the end is told below, in a line
     try:
         config, weights = (hf_hub_download(hub_id, file, revision=revision) for file in (CONFIG_FILE, WEIGHTS_FILE))
     # The hub's client leaks errors of its own, of its HTTP library and of the system, some with advice over lines.

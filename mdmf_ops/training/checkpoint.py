@@ -89,6 +89,9 @@ def read_weights(path: Path, options: Dinov2Options) -> Backbone:
     for what in ("missing", "unexpected", "mismatched"):
         if tensors := sorted(report[f"{what}_keys"]):
             raise AssetError(f"{path}: {len(tensors)} {what} tensors, the first {tensors[0]}")
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise AssetError(f"{path}: {name}: expected finite values, found NaN or infinity")
     backbone = Dinov2Backbone(options.name, dataclasses.asdict(options))
     backbone.model.load_state_dict(model.state_dict(), assign=True)
     return backbone

@@ -71,7 +71,7 @@ def extract(
         ValueError: an image cannot be decoded; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{chain} {seed}".encode())
+    digest = hashlib.sha256(f"{chain} {seed} {backbone.geometry}".encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:

@@ -17,6 +17,8 @@ from mdmf_ops.detector.backbone import BACKBONES, make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.detector import CALIBRATION_FILE
 from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.data import read_folders
+from mdmf_ops.training.features import extract
 from mdmf_ops.training.train import save_detector
 
 pytest.importorskip("transformers", reason="the dinov2 extra is not installed: pip install -e '.[test]', Python 3.11+")
@@ -287,6 +289,17 @@ def test_score_does_not_depend_on_the_batch(detector_folder):
     alone = [detector.score([content])[0].mmd2 for content in contents]
     assert [score.mmd2 for score in detector.score(contents[::-1])][::-1] == alone
     assert len(set(alone)) == 4
+
+
+def test_features_are_computed_anew_for_other_tiles(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(photo(9, 120, 120), "PNG"))
+    images = read_folders([tmp_path], [])
+    model = random_model()
+    counts = [
+        len(extract(images, backbone_of(model, tile_px=tile_px), "none", 1, 0, tmp_path / "work").patches(0))
+        for tile_px in (56, 112)
+    ]
+    assert counts == [9 * 2 * 2, 8 * 8]
 
 
 def test_a_row_tells_the_patches_of_its_backbone(detector_folder):
