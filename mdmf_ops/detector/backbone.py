@@ -1,10 +1,13 @@
-"""Patch extractors: tiles of pixels to one embedding for each patch of 32 px."""
+"""Patch extractors: tiles of pixels to one embedding for each patch."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdmf_ops.detector.tiles import PATCH_PX
+from mdmf_ops.detector.tiles import TileGeometry
 
 
 class Backbone(nn.Module):
@@ -12,11 +15,13 @@ class Backbone(nn.Module):
 
     Attributes:
         embedding_dim: d, length of an embedding.
+        geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
 
-    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of 32, and returns (T, H/32, W/32, d) float32.
+    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, d) float32.
     """
 
     embedding_dim: int
+    geometry: TileGeometry
 
 
 class MicroBackbone(Backbone):
@@ -39,6 +44,7 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 80, True),
     )
 
+    geometry = TileGeometry(patch_px=32, max_tile_px=512)
     embedding_dim = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
 
     def __init__(self):
@@ -60,7 +66,7 @@ class MicroBackbone(Backbone):
             x = block(x)
             stride *= block_stride
             if read:
-                statistics += _patch_statistics(x, PATCH_PX // stride)
+                statistics += _patch_statistics(x, self.geometry.patch_px // stride)
         return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
 
 
@@ -102,5 +108,33 @@ class _InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-BACKBONES: dict[str, type[Backbone]] = {"micro": MicroBackbone}
-"""Extractors by the name that a manifest gives."""
+BACKBONES = ("micro", "dinov2", "dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant")
+"""Names of extractors that a manifest may give; `dinov2` alone is one of another size than the published."""
+
+
+def make_backbone(name: str, options: Mapping[str, Any]) -> Backbone:
+    """The extractor that a manifest describes, ready for `load_state_dict(..., assign=True)`.
+
+    Args:
+        name: one of `BACKBONES`.
+        options: of that extractor; `micro` has none.
+
+    Raises:
+        ValueError: no such name, options that do not fit it, or a package that it needs is not installed.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"expected a backbone of {', '.join(BACKBONES)}, found {name!r}")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"expected options by name, found {options!r}")
+    if name == "micro":
+        if options:
+            raise ValueError(f"micro has no options, found {sorted(options)}")
+        return MicroBackbone()
+    try:
+        # Here and not above: transformers takes seconds to import, and only who asks for a DINOv2 has it.
+        from mdmf_ops.detector.dinov2 import Dinov2Backbone
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{name} needs {error.name}: pip install 'mdmf-ops[dinov2]' on Python 3.11 or later"
+        ) from error
+    return Dinov2Backbone(name, options)

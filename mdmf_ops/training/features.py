@@ -72,7 +72,7 @@ def extract(
         ValueError: an image cannot be decoded; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{chain} {seed}".encode())
+    digest = hashlib.sha256(f"{chain} {seed} {backbone.geometry}".encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:
@@ -110,5 +110,5 @@ def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, im
         raise ValueError(f"{image.path}: {error}") from error
     if chain != "none":
         pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
-    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width))
+    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
     return backbone(torch.from_numpy(tiles)).flatten(0, 2).half().numpy()
