@@ -7,7 +7,6 @@ import pytest
 from conftest import ROOT
 
 from mdmf_ops.detector import Detector, Score, decode
-from mdmf_ops.detector.tiles import PATCH_PX
 
 SAMPLES = ROOT / "samples"
 NAMES = ("astronaut", "cat", "coffee", "flower", "rocket", "temple")
@@ -71,11 +70,11 @@ def inside_box(plan, box):
     left, top, right, bottom = box
     shares = []
     for tile_top, tile_left in plan.origins:
-        tops = tile_top + PATCH_PX * np.arange(plan.grid_rows)
-        lefts = tile_left + PATCH_PX * np.arange(plan.grid_cols)
-        heights = (np.minimum(tops + PATCH_PX, bottom) - np.maximum(tops, top)).clip(0)
-        widths = (np.minimum(lefts + PATCH_PX, right) - np.maximum(lefts, left)).clip(0)
-        shares.append((heights[:, None] * widths[None] / PATCH_PX**2).ravel())
+        tops = tile_top + plan.patch_px * np.arange(plan.grid_rows)
+        lefts = tile_left + plan.patch_px * np.arange(plan.grid_cols)
+        heights = (np.minimum(tops + plan.patch_px, bottom) - np.maximum(tops, top)).clip(0)
+        widths = (np.minimum(lefts + plan.patch_px, right) - np.maximum(lefts, left)).clip(0)
+        shares.append((heights[:, None] * widths[None] / plan.patch_px**2).ravel())
     return np.concatenate(shares) >= 0.5
 
 

@@ -11,7 +11,7 @@ from scipy.special import erf
 
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, Score, decode
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE, pick_device
-from mdmf_ops.detector.tiles import MAX_TILE_PX, MAX_TILES, cut_tiles, plan_tiles
+from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ class Float64Detector:
         self.bank_term = mean_to_others(self.bank, self.width).mean()
 
     def evidence(self, image):
-        tiles = cut_tiles(image, plan_tiles(image.height, image.width))
+        tiles = cut_tiles(image, plan_tiles(image.height, image.width, self.backbone.geometry))
         with torch.inference_mode():
             embeddings = self.backbone(torch.from_numpy(tiles)).flatten(0, 2).numpy().astype(float)
         w = self.weights
@@ -157,9 +157,11 @@ def test_a_flat_image_has_a_finite_score(detector, colour, size):
 def test_the_largest_plan_keeps_to_the_cap(detector):
     content = encode(np.tile(photo(1, 300, 400), (10, 10, 1)))
     [result] = detector.score([content])
-    assert len(result.plan.origins) == MAX_TILES
-    assert (result.plan.height_px, result.plan.width_px) == (MAX_TILE_PX, MAX_TILE_PX)
-    assert result.evidence.size == MAX_TILES * 16 * 16
+    geometry = detector.backbone.geometry
+    side_px = geometry.max_tile_px
+    assert len(result.plan.origins) == geometry.max_tiles
+    assert (result.plan.height_px, result.plan.width_px) == (side_px, side_px)
+    assert result.evidence.size == geometry.max_tiles * (side_px // geometry.patch_px) ** 2
     assert (result.width_px, result.height_px) == (4000, 3000)
 
 
