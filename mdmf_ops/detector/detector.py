@@ -164,8 +164,7 @@ class Detector:
     def evidence(self, tiles: np.ndarray) -> np.ndarray:
         """Evidence of each patch of one image's tiles.
 
-        One image is one call of the network: on a CPU larger batches are no faster, and the sums of a
-        convolution would depend on the batch.
+        Images are never batched with each other: the sums of a convolution would depend on the batch.
 
         Args:
             tiles: (T, 3, H, W) uint8, from `cut_tiles`.
@@ -173,8 +172,7 @@ class Detector:
         Returns:
             (T * H/p * W/p,) float32, p the side of a patch.
         """
-        embeddings = self.backbone(torch.from_numpy(tiles).to(self.device))  # (T, rows, cols, d)
-        signatures = self.signature(embeddings.flatten(0, 2))  # (K, m)
+        signatures = self.signature(self.backbone.embed(tiles))  # (K, m)
         values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)
         return values.cpu().numpy()
 

@@ -111,4 +111,4 @@ def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, im
     if chain != "none":
         pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
     tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
-    return backbone(torch.from_numpy(tiles)).flatten(0, 2).half().numpy()
+    return backbone.embed(tiles).half().numpy()
