@@ -10,7 +10,7 @@ import pytest
 from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam.commit import CommitError, CommitOptions, commit, read_manifest, retract, write_shard
 from mdmf_ops.beam.run import Run
-from mdmf_ops.schema import SCHEMA, SchemaError
+from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION, SchemaError
 
 
 def make_row(uri, status="scored"):
@@ -29,7 +29,7 @@ def make_row(uri, status="scored"):
         "backbone": "micro",
         "signature_sha256": "s",
         "bank_sha256": "b",
-        "schema_version": "1.0",
+        "schema_version": SCHEMA_VERSION,
         "attributes": [],
     }
 

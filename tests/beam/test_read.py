@@ -7,7 +7,9 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from mdmf_ops.beam.read import ImageRef, MatchImages, ReadImages, fetch_image, list_images
+from mdmf_ops.beam import ImageRef, MatchImages, ReadImages
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.sources import list_images
 from mdmf_ops.detector import ErrorCode, Limits
 
 
@@ -21,7 +23,7 @@ def tree(tmp_path):
 
 
 def names(root, source):
-    return [os.path.relpath(ref.uri, root) for ref in list_images(str(source))]
+    return sorted(os.path.relpath(ref.uri, root) for ref in list_images(str(source)))
 
 
 def test_a_folder_is_every_file_under_it(tree):
