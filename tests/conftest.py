@@ -1,6 +1,7 @@
 """Images made by the tests themselves, good and broken."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+
+FULL = os.environ.get("MDMF_FULL") == "1"
+"""Whether the tests that take minutes at full size are run so: MDMF_FULL=1."""
 
 
 def encode(pixels: np.ndarray, image_format: str = "JPEG", **options) -> bytes:

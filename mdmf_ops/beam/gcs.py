@@ -40,6 +40,9 @@ ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, Reque
 _LISTED = "items(name,generation,size,timeCreated,crc32c),nextPageToken"
 """All that is asked of a listing: a page of 1,000 objects is one request, and none follows for an object."""
 
+PAGE = 1000
+"""Objects in one answer, at most: the store's own limit."""
+
 _CHUNK_BYTES = 8 << 20
 
 
@@ -75,10 +78,17 @@ def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> It
             yield _ref(bucket, blob)
 
 
+def fits_a_page(bucket: str, prefix: str) -> bool:
+    """Whether one request lists all that is under a prefix."""
+    blobs = client().list_blobs(bucket, prefix=prefix, page_size=PAGE, fields="items(name),nextPageToken", retry=RETRY)
+    next(blobs.pages, None)
+    return blobs.next_page_token is None
+
+
 def subfolders(bucket: str, prefix: str) -> list[str]:
     """Prefixes of the folders right under a prefix, as far as one request tells."""
     blobs = client().list_blobs(
-        bucket, prefix=prefix, delimiter="/", max_results=1000, fields="prefixes,nextPageToken", retry=RETRY
+        bucket, prefix=prefix, delimiter="/", max_results=PAGE, fields="prefixes,nextPageToken", retry=RETRY
     )
     next(blobs.pages, None)
     return sorted(blobs.prefixes)

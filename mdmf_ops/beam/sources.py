@@ -97,6 +97,9 @@ def _split_gcs(source: str) -> list[Part]:
         prefix = re.split(r"[*?\[]", name, maxsplit=1)[0]
     else:
         prefix = name if name.endswith("/") or not name else f"{name}/"
+    root = f"gs://{bucket}/{prefix}"
+    if gcs().fits_a_page(bucket, prefix):
+        return [Part(source, root)]
     # Names between two neighbouring cuts are a part: objects beside the folders belong to the part they sort into.
     cuts, level = set(), [prefix]
     while level and len(cuts) < _PARTS:
@@ -106,7 +109,6 @@ def _split_gcs(source: str) -> list[Part]:
         cuts.update(prefix + character for character in _NEXT_CHARACTERS)
     bounds = sorted(cuts)
     bounds = ["", *bounds[:: 1 + len(bounds) // (4 * _PARTS)], ""]
-    root = f"gs://{bucket}/{prefix}"
     return [Part(source, root, start, end) for start, end in pairwise(bounds)]
 
 
