@@ -29,6 +29,13 @@ def photo(seed: int, height_px: int = 96, width_px: int = 128) -> np.ndarray:
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
+def tiny(i: int) -> bytes:
+    """A PNG of 64 x 64 px, another for each i below 4,096, in about a hundred bytes."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[i % 64, i // 64] = 255
+    return encode(pixels, "PNG")
+
+
 BROKEN = {
     "empty.jpg": b"",
     "text.jpg": b"this is no image at all\n" * 20,
