@@ -10,6 +10,8 @@ import mdmf_ops
 # Of each verb: its module is imported only when it is asked for, so that `mdmf scan` needs no training extra.
 VERBS = {
     "scan": "score images of folders, globs and buckets into Parquet",
+    "latest": "show the newest row of every image over all runs",
+    "runs": "list, verify and clean the runs of an output",
     "train": "train a detector from labelled images",
     "calibrate": "give a detector its p-values, from real images it was not trained on",
     "evaluate": "measure a detector on labelled images and write its model card",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 """First number: a reader must change. Second: a nullable column was added."""
 
 PARTITION = "scan_date"
@@ -38,6 +38,11 @@ SCHEMA = pa.schema(
         _always("image_uri", _TEXT, "what was read: absolute path or URI"),
         _field("image_generation", pa.int64(), "generation of the object that was read; null for local files"),
         _field("image_bytes", pa.int64(), "encoded size in bytes; null where it could not be read"),
+        _field(
+            "image_modified_at",
+            pa.timestamp("us", tz="UTC"),
+            "when the file or the object's generation was written; null where unknown",
+        ),
         _field("image_sha256", _TEXT, "SHA-256 of the encoded bytes in hex; null where they were not read"),
         _field("image_format", _WORD, "JPEG, PNG, ...: by content; null where it could not be decoded"),
         _field("width_px", pa.int32(), "of the upright image, in pixels"),

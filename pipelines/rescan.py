@@ -1,26 +1,33 @@
-"""Batch rescan: folders, globs and objects in, one committed Parquet run out.
+"""Batch rescan: folders, globs, lists and tar shards in, one committed Parquet run out.
 
     python -m pipelines.rescan --input gs://bucket/photos --output gs://bucket/scores --runner=DataflowRunner ...
+
+The nightly form skips what an earlier run settled: add --skip_unchanged gs://bucket/scores.
 
 `mdmf scan` is the same pipeline on this machine. Flags that are not listed by --help go to Beam, in the form
 --flag=value.
 """
 
 import argparse
+import datetime
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from mdmf_ops.beam import Run, ScoreImages, WriteScores
+from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
-from mdmf_ops.beam.read import FetchImages, MatchImages
+from mdmf_ops.beam.storage import absolute
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.progress import Progress
+
+_RECORDED = (
+    *("input", "input_list", "list_column", "suffix", "min_bytes", "max_bytes", "changed_since", "sample"),
+    *("sample_seed", "skip_unchanged", "assets", "alpha", "device", "num_shards", "max_failed_fraction"),
+)
+"""Options that a manifest keeps: what a run was asked to do."""
 
 
 class RescanOptions(PipelineOptions):
@@ -33,7 +40,7 @@ class RescanOptions(PipelineOptions):
             action="append",
             default=[],
             metavar="SOURCE",
-            help="file, folder (every file under it) or glob (** crosses folders), local or URI; may be repeated",
+            help="file, folder (every file under it) or glob (** crosses folders), local or gs://; may be repeated",
         )
         add_scan_arguments(parser)
 
@@ -41,7 +48,9 @@ class RescanOptions(PipelineOptions):
 def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `mdmf scan` and `python -m pipelines.rescan` share."""
     parser.add_argument(
-        "--output", metavar="DIR", help="root folder of the Parquet dataset; runs are added beside each other"
+        "--output",
+        metavar="DIR",
+        help="root folder of the Parquet dataset, local or gs://; runs are added beside each other",
     )
     parser.add_argument(
         "--run_id",
@@ -62,16 +71,82 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the network runs; auto takes CUDA where there is one (default: %(default)s)",
     )
     parser.add_argument(
+        "--skip_unchanged",
+        metavar="PREVIOUS_OUTPUT",
+        help="do not read an image again whose newest row in this output's committed runs has the same generation"
+        " (a local file: size and time) and detector; may be --output itself",
+    )
+    parser.add_argument(
         "--num_shards",
         type=int,
         metavar="N",
-        help="number of Parquet files (default: one for 100,000 images)",
+        help="number of Parquet files, at most (default: one for 100,000 images)",
     )
     parser.add_argument(
         "--max_failed_fraction",
         type=_fraction,
         metavar="F",
         help="do not commit the run if more than this fraction of the images failed (default: no limit)",
+    )
+
+    sources = parser.add_argument_group("which images")
+    sources.add_argument(
+        "--input_list",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="list of images, one URI a line, or a column of a .csv or .parquet; may be repeated",
+    )
+    sources.add_argument(
+        "--list_column", default="uri", metavar="NAME", help="of the .csv and .parquet lists (default: %(default)s)"
+    )
+    sources.add_argument(
+        "--suffix",
+        action="append",
+        default=[],
+        metavar=".EXT",
+        help="only names that end so, in any case; may be repeated (default: every name)",
+    )
+    sources.add_argument("--min_bytes", type=int, metavar="N", help="only images of at least this size")
+    sources.add_argument("--max_bytes", type=int, metavar="N", help="only images of at most this size")
+    sources.add_argument(
+        "--changed_since",
+        type=_moment,
+        metavar="TIME",
+        help="only images written at this time or later: YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS+00:00; UTC if it says none",
+    )
+    sources.add_argument(
+        "--sample",
+        type=_fraction,
+        metavar="F",
+        help="only this fraction of the images, chosen by URI: the same ones each time with the same --sample_seed",
+    )
+    sources.add_argument("--sample_seed", type=int, default=0, metavar="N", help="another number, another sample")
+
+
+def _moment(text: str) -> str:
+    """Checks a time; kept as text, since options travel as JSON."""
+    _aware(text)
+    return text
+
+
+def _aware(text: str) -> datetime.datetime:
+    try:
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a time like 2026-01-31 or 2026-01-31T22:00:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def filters_of(options: argparse.Namespace | RescanOptions) -> Filters:
+    """The filters that the options name."""
+    return Filters(
+        suffixes=tuple(options.suffix),
+        min_bytes=options.min_bytes,
+        max_bytes=options.max_bytes,
+        changed_since=options.changed_since and _aware(options.changed_since),
+        sample=options.sample,
+        seed=options.sample_seed,
     )
 
 
@@ -86,20 +161,29 @@ def build(
     pipeline: beam.Pipeline, run: Run, options: RescanOptions, progress: Progress | None = None
 ) -> beam.PCollection:
     """Adds the rescan to a pipeline; its result is the run's manifest, one element."""
-    refs = pipeline | "Match" >> MatchImages(options.input, progress)
-    inputs = refs | "CountInputs" >> beam.combiners.Count.Globally()
+    refs = pipeline | "Match" >> MatchImages(
+        options.input,
+        progress,
+        lists=options.input_list,
+        column=options.list_column,
+        filters=filters_of(options),
+        complete_lists=options.skip_unchanged is not None,
+    )
+    skipped = None
+    if options.skip_unchanged is not None:
+        split = refs | "SkipUnchanged" >> SkipUnchanged(options.skip_unchanged, run, options.assets)
+        refs, skipped = split.changed, split.skipped
     rows = (
         refs
         | "Fetch" >> FetchImages()
         | "Score"
         >> ScoreImages(run, assets=options.assets, alpha=options.alpha, device=options.device, progress=progress)
     )
-    recorded = {
-        name: getattr(options, name)
-        for name in ("input", "assets", "alpha", "device", "num_shards", "max_failed_fraction")
-    }
+    recorded = {name: getattr(options, name) for name in _RECORDED}
     commit_options = CommitOptions(options.max_failed_fraction, recorded)
-    return rows | "Write" >> WriteScores(run, inputs, num_shards=options.num_shards, options=commit_options)
+    return rows | "Write" >> WriteScores(
+        run, refs, skipped=skipped, num_shards=options.num_shards, options=commit_options
+    )
 
 
 def launch(options: RescanOptions, progress: Progress | None = None) -> tuple[Run, PipelineResult]:
@@ -108,21 +192,18 @@ def launch(options: RescanOptions, progress: Progress | None = None) -> tuple[Ru
     Raises:
         ValueError: an option is missing or unfit.
     """
-    if not options.input:
-        raise ValueError("no input: name at least one file, folder or glob")
+    if not options.input and not options.input_list:
+        raise ValueError("no input: name at least one file, folder, glob or list")
     if not options.output:
         raise ValueError("no --output: name the folder of the Parquet dataset")
     options.input = [absolute(source) for source in options.input]
+    options.input_list = [absolute(path) for path in options.input_list]
+    options.skip_unchanged = options.skip_unchanged and absolute(options.skip_unchanged)
     options.assets = options.assets and absolute(options.assets)
     run = Run.start(absolute(options.output), options.run_id)
     pipeline = beam.Pipeline(options=options)
     build(pipeline, run, options, progress)
     return run, pipeline.run()
-
-
-def absolute(path: str) -> str:
-    """A local path made absolute, since workers need not share our folder; a URI as it is."""
-    return str(Path(path).absolute()) if FileSystems.get_scheme(path) is None else path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

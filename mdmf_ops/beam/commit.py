@@ -1,12 +1,12 @@
 """What makes a run's files a dataset: fixed names, whole files, a manifest written last.
 
-Plain functions over Beam's FileSystems, so that a rule can be read and tested without a pipeline.
+Plain functions over `mdmf_ops.beam.storage`, so that a rule can be read and tested without a pipeline.
 """
 
 import datetime
 import hashlib
 import json
-import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -17,20 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
-from apache_beam.io.filesystems import FileSystems
 
-from mdmf_ops.beam.run import Run
-from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION, to_table
+from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, Run
+from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file, publish
+from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
-_COUNTED = ("status", "verdict", "error_code")
+_COUNTED = ("status", "verdict", "error_code", "detector_id")
 
 
 class CommitError(Exception):
     """The run must not be called complete. No manifest was written; a rerun of the same run id mends it."""
+
+
+class ManifestError(Exception):
+    """What lies among the manifests is none. Names the file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
         rows: in any order; they are sorted by image_uri.
 
     Returns:
-        What the manifest says of the file: path (relative to the output), rows, bytes, sha256 and counts.
+        What the manifest says of the file, path (relative to the output), rows, bytes and sha256; and, to be
+        added up, counts and bytes_read, the size of the images whose bytes were read.
 
     Raises:
         SchemaError: a row does not fit.
@@ -67,24 +72,28 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
             path,
             compression="zstd",
             row_group_size=_ROW_GROUP_ROWS,
+            write_page_index=True,
             sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("image_uri"))],
         )
         with open(path, "rb") as file:
-            digest = _sha256(file)
+            digest = sha256_of(file)
         size_bytes = path.stat().st_size
         publish(path, f"{run.output}/{name}")
     _read_back(f"{run.output}/{name}", table.num_rows, digest)
     counts = {
         column: dict(Counter(value for value in table[column].to_pylist() if value is not None)) for column in _COUNTED
     }
-    return {"path": name, "rows": table.num_rows, "bytes": size_bytes, "sha256": digest, "counts": counts}
+    read = table.filter(pc.is_valid(table["image_sha256"]))
+    return {
+        **{"path": name, "rows": table.num_rows, "bytes": size_bytes, "sha256": digest},
+        **{"counts": counts, "bytes_read": pc.sum(read["image_bytes"]).as_py() or 0},
+    }
 
 
 @contextmanager
 def _temporary_file(run: Run) -> Iterator[Path]:
     """A path for a file on its way: beside a local dataset, where a rename can move it, else the system's."""
-    local = FileSystems.get_scheme(run.output) is None
-    folder = Path(run.temporary_folder if local else tempfile.gettempdir())
+    folder = Path(tempfile.gettempdir() if is_gcs(run.output) else run.temporary_folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"mdmf-{uuid.uuid4().hex}.tmp"
     try:
@@ -93,39 +102,17 @@ def _temporary_file(run: Run) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def publish(source: Path, destination: str) -> None:
-    """Moves a whole local file to its place, where readers see all of it or nothing.
-
-    A local rename replaces what is there in one step; an object store shows an object once its only write is
-    closed.
-    """
-    if FileSystems.get_scheme(destination) is None:
-        Path(destination).parent.mkdir(parents=True, exist_ok=True)
-        with open(source, "rb") as file:
-            os.fsync(file.fileno())
-        source.replace(destination)
-    else:
-        with (
-            open(source, "rb") as file,
-            FileSystems.create(destination, compression_type=CompressionTypes.UNCOMPRESSED) as sink,
-        ):
-            shutil.copyfileobj(file, sink, 1 << 20)
-
-
 def _read_back(path: str, rows: int, digest: str) -> None:
-    with _open(path) as file:
-        if (found := _sha256(file)) != digest:
+    with open_file(path) as file:
+        if (found := sha256_of(file)) != digest:
             raise CommitError(f"{path}: expected SHA-256 {digest}, read back {found}")
         file.seek(0)
         if (found := pq.read_metadata(file).num_rows) != rows:
             raise CommitError(f"{path}: expected {rows} rows, read back {found}")
 
 
-def _open(path: str) -> BinaryIO:
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-
-def _sha256(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256, in hex, of a file from where it stands to its end."""
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -134,16 +121,21 @@ def _sha256(file: BinaryIO) -> str:
 
 def retract(run: Run) -> None:
     """Takes back the manifest of an earlier run of the same id: its files are about to be replaced."""
-    if FileSystems.exists(run.manifest_path):
-        FileSystems.delete([run.manifest_path])
+    # By listing: it fails where the bucket is not there, before a night of scoring has gone by.
+    for file in list_files(run.output, f"{MANIFEST_FOLDER}/"):
+        if file.path == run.manifest_path:
+            delete(file.path)
 
 
-def commit(run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOptions) -> dict[str, Any]:
+def commit(
+    run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOptions, skipped: int = 0
+) -> dict[str, Any]:
     """Checks that the run is whole, clears what earlier tries left, and writes the manifest last.
 
     Args:
         inputs: how many images went in.
         files: what `write_shard` returned for every file of the run.
+        skipped: how many of the inputs need no row, since an earlier run's row holds.
 
     Returns:
         The manifest.
@@ -152,26 +144,26 @@ def commit(run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOp
         CommitError: a row is missing or one too many, a file is missing, or too many images failed.
     """
     rows = sum(file["rows"] for file in files)
-    if rows != inputs:
-        raise CommitError(f"run {run.run_id}: {inputs} images went in, {rows} rows came out")
+    if rows != inputs - skipped:
+        raise CommitError(f"run {run.run_id}: {inputs} images went in, {rows} rows came out, {skipped} were skipped")
     counts = {
         column: dict(sorted(sum((Counter(file["counts"][column]) for file in files), Counter()).items()))
         for column in _COUNTED
     }
     failed = counts["status"].get("failed", 0)
     limit = options.max_failed_fraction
-    if limit is not None and failed > limit * inputs:
+    if limit is not None and failed > limit * rows:
         raise CommitError(
-            f"run {run.run_id}: {failed} of {inputs} images failed, more than --max_failed_fraction={limit}:"
+            f"run {run.run_id}: {failed} of {rows} images failed, more than --max_failed_fraction={limit}:"
             f" {counts['error_code']}"
         )
-    present = {metadata.path: metadata.size_in_bytes for metadata in _data_files(run)}
+    present = {file.path: file.size_bytes for file in _data_files(run)}
     for file in files:
         path = f"{run.output}/{file['path']}"
         if present.pop(path, None) != file["bytes"]:
             raise CommitError(f"{path}: written, but not there any more with its {file['bytes']} bytes")
-    if present:
-        FileSystems.delete(sorted(present))
+    for path in sorted(present):
+        delete(path)
     manifest = {
         "format": MANIFEST_FORMAT,
         "run_id": run.run_id,
@@ -180,9 +172,11 @@ def commit(run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOp
         "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "schema_version": SCHEMA_VERSION,
         "inputs": inputs,
+        "skipped": skipped,
+        "bytes_read": sum(file["bytes_read"] for file in files),
         "counts": counts,
         "files": sorted(
-            ({key: value for key, value in file.items() if key != "counts"} for file in files),
+            ({key: file[key] for key in ("path", "rows", "bytes", "sha256")} for file in files),
             key=lambda file: file["path"],
         ),
         "options": options.recorded,
@@ -190,20 +184,47 @@ def commit(run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOp
     with _temporary_file(run) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n")
         publish(path, run.manifest_path)
-    if FileSystems.get_scheme(run.output) is None:
+    if not is_gcs(run.output):
         shutil.rmtree(run.temporary_folder)
         with suppress(OSError):  # another run's files are in it
             Path(run.temporary_folder).parent.rmdir()
     return manifest
 
 
-def _data_files(run: Run) -> list[FileMetadata]:
+def _data_files(run: Run) -> list[StoredFile]:
     """Every data file of this run id in the dataset, of this try or an earlier one."""
-    [result] = FileSystems.match([run.data_files_glob])
-    return [metadata for metadata in result.metadata_list if run.owns(metadata.path)]
+    return [file for file in list_files(run.output, f"{PARTITION}=") if run.owns(file.path)]
 
 
 def read_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a complete run."""
-    with _open(run.manifest_path) as file:
-        return json.loads(file.read())
+    return _parse(run.manifest_path)
+
+
+def read_manifests(output: str) -> list[dict[str, Any]]:
+    """Manifests of every complete run of an output, oldest first.
+
+    Raises:
+        ManifestError: one is damaged, or of a format that is not read here.
+    """
+    paths = (file.path for file in list_files(output, f"{MANIFEST_FOLDER}/") if file.path.endswith(".json"))
+    manifests = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # taken back since it was listed: its run is being replaced
+            manifests.append(_parse(path))
+    return sorted(manifests, key=lambda manifest: (manifest["started_at"], manifest["run_id"]))
+
+
+def _parse(path: str) -> dict[str, Any]:
+    with open_file(path) as file:
+        content = file.read()
+    try:
+        manifest = json.loads(content)
+        if manifest["format"] != MANIFEST_FORMAT:
+            raise ManifestError(f"{path}: expected manifest format {MANIFEST_FORMAT}, found {manifest['format']!r}")
+        for file in manifest["files"]:
+            if not re.fullmatch(DATA_FILE, file["path"]):
+                raise ManifestError(f"{path}: {file['path']!r} is no name of a data file")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: not a manifest: {type(error).__name__}: {error}") from error
+    return manifest

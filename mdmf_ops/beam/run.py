@@ -9,13 +9,20 @@ from mdmf_ops.schema import PARTITION
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+MANIFEST_FOLDER = "_runs"
+TEMPORARY_FOLDER = "_tmp"
+"""No reader looks into folders that start with `_`."""
+
+DATA_FILE = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/({_RUN_ID.pattern})-\d{{5,}}-of-\d{{5,}}\.parquet"
+"""What the path of a data file in the output looks like; the first group is its run id."""
+
 
 @dataclass(frozen=True)
 class Run:
     """A run and the names that follow from it: a retried bundle or a rerun finds the same ones.
 
     Attributes:
-        output: root folder of the dataset, local or a URI that Beam's FileSystems know; no trailing slash.
+        output: root folder of the dataset, local or gs://; no trailing slash.
         run_id: letters, digits, dots, dashes and underscores.
         scan_date: the day the run started (UTC), YYYY-MM-DD: the partition of all its rows.
         started_at: ISO 8601, UTC.
@@ -38,23 +45,18 @@ class Run:
     @property
     def manifest_path(self) -> str:
         """Its presence says that the run is complete."""
-        return f"{self.output}/_runs/{self.run_id}.json"
+        return f"{self.output}/{MANIFEST_FOLDER}/{self.run_id}.json"
 
     @property
     def temporary_folder(self) -> str:
-        """For files on their way to a local dataset. No reader looks into folders that start with `_`."""
-        return f"{self.output}/_tmp/{self.run_id}"
+        """For files on their way to a local dataset."""
+        return f"{self.output}/{TEMPORARY_FOLDER}/{self.run_id}"
 
     def data_file(self, shard: int, num_shards: int) -> str:
         """Name of a shard's file, relative to `output`."""
         return f"{PARTITION}={self.scan_date}/{self.run_id}-{shard:05d}-of-{num_shards:05d}.parquet"
 
-    @property
-    def data_files_glob(self) -> str:
-        """Matches the run's files on every day and with any number of shards, and perhaps other runs' too."""
-        return f"{self.output}/{PARTITION}=*/{self.run_id}-*.parquet"
-
     def owns(self, path: str) -> bool:
         """Whether a path in the dataset is a data file of this run, not of one whose id starts alike."""
-        pattern = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/{re.escape(self.run_id)}-\d{{5,}}-of-\d{{5,}}\.parquet"
-        return re.fullmatch(pattern, path.removeprefix(f"{self.output}/")) is not None
+        match = re.fullmatch(DATA_FILE, path.removeprefix(f"{self.output}/"))
+        return match is not None and match[1] == self.run_id

@@ -11,7 +11,7 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from mdmf_ops.beam.read import NAMESPACE, Image
+from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ImageError, Limits, Score
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
@@ -139,6 +139,7 @@ def make_row(image: Image, result: Score | ImageError, detector: Detector, run: 
         "image_uri": ref.uri,
         "image_generation": ref.generation,
         "image_bytes": ref.size_bytes if content is None else len(content),
+        "image_modified_at": ref.modified_at,
         "image_sha256": sha256,
         "alpha": detector.alpha,
         "declared_source": None,

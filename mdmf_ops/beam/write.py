@@ -1,37 +1,47 @@
 """`WriteScores`: rows to a committed Parquet run, by the rules of `mdmf_ops.beam.commit`."""
 
-import zlib
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.transforms.stats import ApproximateQuantiles
 
 from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
+from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.run import Run
 
 ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""
 
+_QUANTILES = 1000
+"""Finest cut of the URIs, and so the most files of a run whose number is not given: 100 million rows in the usual
+size, and larger files beyond."""
+
 
 class WriteScores(beam.PTransform):
     """Writes rows as Parquet, checks them against the inputs and commits the run.
 
-    Rows are grouped by a hash of their URI into shards; each shard is one file whose name follows from the run
-    and the shard, so that a retried bundle replaces its own file. The output is the run's manifest, one element.
+    The URIs are cut into as many stretches as there are files, of about as many rows each: a shard is one stretch,
+    sorted, in one file whose name follows from the run and the shard. So a retried bundle replaces its own file, and
+    a reader who looks for some URIs opens the files that hold them alone. The output is the run's manifest, one
+    element.
 
     Args:
         run: names the files.
-        inputs: PCollection of one int, how many images went in. The run is complete only if as many rows come out.
-        num_shards: number of files; None takes one for each 100,000 inputs.
+        refs: PCollection of ImageRef: what went in to be scored. The run is complete only if as many rows come out.
+        skipped: PCollection of the inputs beside them that need no row; None is none.
+        num_shards: number of files, at most; None takes one for each 100,000 rows.
         options: what the commit asks and records.
     """
 
     def __init__(
         self,
         run: Run,
-        inputs: beam.PCollection[int],
+        refs: beam.PCollection[ImageRef],
         *,
+        skipped: beam.PCollection | None = None,
         num_shards: int | None = None,
         options: CommitOptions | None = None,
     ):
@@ -39,38 +49,52 @@ class WriteScores(beam.PTransform):
         if num_shards is not None and num_shards < 1:
             raise ValueError(f"num_shards={num_shards}: at least one file is needed")
         self._run = run
-        self._inputs = inputs
+        self._refs = refs
+        self._skipped = skipped
         self._num_shards = num_shards
         self._options = options or CommitOptions()
 
     def expand(self, rows):
-        shards = self._inputs | "CountShards" >> beam.Map(_count_shards, self._num_shards)
+        expected = self._refs | "CountExpected" >> beam.combiners.Count.Globally()
+        quantiles = (
+            self._refs
+            | "Uris" >> beam.Map(lambda ref: ref.uri)
+            | "Quantiles" >> ApproximateQuantiles.Globally(_QUANTILES + 1)
+        )
+        bounds = expected | "Bounds" >> beam.Map(_bounds, AsSingleton(quantiles), self._num_shards)
         # Nothing is replaced before the manifest that names it is gone: a side input is waited for.
-        retracted = self._inputs | "Retract" >> beam.Map(lambda _inputs, run: retract(run), self._run)
+        retracted = expected | "Retract" >> beam.Map(lambda _expected, run: retract(run), self._run)
         files = (
             rows
-            | "KeyByShard" >> beam.Map(_with_shard, AsSingleton(shards))
+            | "KeyByShard" >> beam.Map(_with_shard, AsSingleton(bounds))
             | "Group" >> beam.GroupByKey()
-            | "WriteShard" >> beam.Map(_write, self._run, AsSingleton(shards), AsSingleton(retracted))
+            | "WriteShard" >> beam.Map(_write, self._run, AsSingleton(bounds), AsSingleton(retracted))
         )
-        return self._inputs | "Commit" >> beam.Map(
-            lambda inputs, run, files, options: commit(run, inputs, files, options),
-            self._run,
-            AsList(files),
-            self._options,
+        skipped = [] if self._skipped is None else [self._skipped | "CountSkipped" >> beam.combiners.Count.Globally()]
+        return expected | "Commit" >> beam.Map(
+            _commit, self._run, AsList(files), self._options, *(AsSingleton(count) for count in skipped)
         )
 
 
-def _count_shards(inputs: int, num_shards: int | None) -> int:
-    return num_shards or max(1, -(-inputs // ROWS_PER_FILE))
+def _bounds(expected: int, quantiles: list[str], num_shards: int | None) -> list[str]:
+    """First URI of every shard but the first: one bound less than there are shards."""
+    num_shards = num_shards or max(1, min(_QUANTILES, -(-expected // ROWS_PER_FILE)))
+    last = len(quantiles) - 1
+    return [quantiles[last * shard // num_shards] if quantiles else "" for shard in range(1, num_shards)]
 
 
-def _with_shard(row: dict[str, Any], num_shards: int) -> tuple[int, dict[str, Any]]:
-    return zlib.crc32(row["image_uri"].encode()) % num_shards, row
+def _with_shard(row: dict[str, Any], bounds: list[str]) -> tuple[int, dict[str, Any]]:
+    return bisect_right(bounds, row["image_uri"]), row
 
 
 def _write(
-    shard_rows: tuple[int, Iterable[dict[str, Any]]], run: Run, num_shards: int, _retracted: None
+    shard_rows: tuple[int, Iterable[dict[str, Any]]], run: Run, bounds: list[str], _retracted: None
 ) -> dict[str, Any]:
     shard, rows = shard_rows
-    return write_shard(run, shard, num_shards, rows)
+    return write_shard(run, shard, len(bounds) + 1, rows)
+
+
+def _commit(
+    expected: int, run: Run, files: list[dict[str, Any]], options: CommitOptions, skipped: int = 0
+) -> dict[str, Any]:
+    return commit(run, expected + skipped, files, options, skipped)

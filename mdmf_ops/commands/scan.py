@@ -3,39 +3,45 @@
     mdmf scan photos --output scores                      every file under a folder
     mdmf scan 'photos/**/*.jpg' one.png --output scores   globs and files
     mdmf scan gs://bucket/photos --output gs://bucket/scores
+    mdmf scan gs://bucket/photos --output gs://bucket/scores --skip_unchanged gs://bucket/scores
+    mdmf scan --input_list wanted.csv --list_column image shards/000.tar --output scores
 
 The rows of a run count once scores/_runs/RUN_ID.json is there. The same --run_id again replaces the run.
+A name that ends in .tar is a shard: every file in it is an image, shard.tar#name.
 Flags that are not listed here go to Apache Beam, in the form --flag=value.
 """
 
 import argparse
 import json
 import logging
-import os
 import re
 import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from mdmf_ops.beam.commit import read_manifest
-from mdmf_ops.beam.read import list_images
+from mdmf_ops.beam.commit import read_manifest, read_manifests
+from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.sources import list_images
+from mdmf_ops.beam.storage import absolute, exists, is_gcs, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
-from pipelines.rescan import RescanOptions, absolute, add_scan_arguments, launch
+from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
 
 TAKES_BEAM_FLAGS = True
 
@@ -44,7 +50,7 @@ _LARGEST_LISTING = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or glob, local or gs://")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
     add_scan_arguments(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes here (default: one a core)")
     parser.add_argument("--dry_run", action="store_true", help="say what would be read and written, and stop")
@@ -103,21 +109,32 @@ def _check(arguments: argparse.Namespace) -> None:
     """Finds out before any worker starts what would stop all of them."""
     if not arguments.output:
         raise UsageError("--output is missing: name the folder of the Parquet dataset")
+    if not arguments.inputs and not arguments.input_list:
+        raise UsageError("nothing to scan: name a file, folder or glob, or an --input_list")
     try:
-        Run.start(arguments.output, arguments.run_id)
+        Run.start(absolute(arguments.output), arguments.run_id)
+        sources = [absolute(source) for source in arguments.inputs]
+        lists = [absolute(path) for path in arguments.input_list]
+        previous = arguments.skip_unchanged and absolute(arguments.skip_unchanged)
         Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
     except (ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
-    for source in arguments.inputs:
-        if FileSystems.get_scheme(source) is None:
-            try:
+    # What lies in a bucket is left to the workers: this machine need not have access.
+    try:
+        for source in sources:
+            if not is_gcs(source):
                 next(list_images(source))
-            except OSError as error:
-                raise UsageError(str(error)) from error
+        for path in lists:
+            if not is_gcs(path):
+                next(read_list(path, arguments.list_column), None)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if previous and previous != absolute(arguments.output) and not is_gcs(previous) and not read_manifests(previous):
+        raise UsageError(f"--skip_unchanged {previous}: no committed run there; the first scan needs no such option")
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    sizes = {ref.uri: ref.size_bytes or 0 for source in arguments.inputs for ref in list_images(source)}
+    sizes = {ref.uri: ref.size_bytes or 0 for ref in _inputs(arguments)}
     scan = Run.start(absolute(arguments.output), arguments.run_id)
     detector = Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
     plan = {
@@ -127,7 +144,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         "manifest": scan.manifest_path,
         "detector_id": detector.assets.detector_id,
         "device": str(detector.device),
-        "replaces_a_run": FileSystems.exists(scan.manifest_path),
+        "replaces_a_run": exists(scan.manifest_path),
     }
     if arguments.json:
         print(json.dumps(plan, indent=2))
@@ -135,6 +152,14 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         for key, value in plan.items():
             print(f"{key:16} {value}")
     return EXIT_OK
+
+
+def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
+    filters = filters_of(arguments)
+    for source in arguments.inputs:
+        yield from filter(filters.admit, list_images(source))
+    for path in arguments.input_list:
+        yield from filter(filters.admit, read_list(absolute(path), arguments.list_column))
 
 
 class _Silence:
@@ -189,23 +214,32 @@ def _plain(error: Exception) -> str:
 
 def _show(scan: Run, manifest: dict[str, Any]) -> None:
     console = Console()
-    if manifest["inputs"] <= _LARGEST_LISTING and FileSystems.get_scheme(scan.output) is None:
+    if 0 < sum(file["rows"] for file in manifest["files"]) <= _LARGEST_LISTING:
         console.print(_listing(scan, manifest))
     for column, counts in manifest["counts"].items():
         if counts:
             console.print(f"{column:12}", "  ".join(f"{name} {count:,}" for name, count in counts.items()))
-    console.print(f"{'images':12} {manifest['inputs']:,}")
+    console.print(
+        f"{'images':12} {manifest['inputs']:,}", f"skipped {manifest['skipped']:,}" * (manifest["skipped"] > 0)
+    )
     console.print(f"{'parquet':12} {scan.output}", soft_wrap=True)
     console.print(f"{'manifest':12} {scan.manifest_path}", soft_wrap=True)
 
 
+def plain(name: str) -> str:
+    """A stranger's name for a terminal: no colours, no control characters."""
+    return escape("".join(character if character.isprintable() else "?" for character in name))
+
+
 def _listing(scan: Run, manifest: dict[str, Any]) -> Table:
     table = Table("image", "verdict", "p-value", "MMD^2", box=None, header_style="bold")
-    root = os.path.commonpath([scan.output, *(str(Path(source).parent) for source in manifest["options"]["input"])])
+    here = f"{Path.cwd()}/"
     columns = ["image_uri", "verdict", "p_value", "mmd2", "error_code", "error_message"]
     for file in manifest["files"]:
-        for row in pq.read_table(f"{scan.output}/{file['path']}", columns=columns, partitioning=None).to_pylist():
-            name = os.path.relpath(row["image_uri"], root)
+        with open_file(f"{scan.output}/{file['path']}") as opened:
+            rows = pq.ParquetFile(opened).read(columns).to_pylist()
+        for row in rows:
+            name = plain(row["image_uri"].removeprefix(here))
             if row["error_code"]:
                 table.add_row(name, f"[red]failed: {row['error_code']}[/]", "", "")
             else:

@@ -7,7 +7,9 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from mdmf_ops.beam.read import ImageRef, MatchImages, ReadImages, fetch_image, list_images
+from mdmf_ops.beam import ImageRef, MatchImages, ReadImages
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.sources import list_images
 from mdmf_ops.detector import ErrorCode, Limits
 
 
@@ -21,7 +23,7 @@ def tree(tmp_path):
 
 
 def names(root, source):
-    return [os.path.relpath(ref.uri, root) for ref in list_images(str(source))]
+    return sorted(os.path.relpath(ref.uri, root) for ref in list_images(str(source)))
 
 
 def test_a_folder_is_every_file_under_it(tree):
@@ -84,6 +86,50 @@ def test_the_limit_on_bytes_holds_whatever_was_listed(tmp_path, listed):
     assert fetch_image(ImageRef(str(path), size_bytes=listed), limits).error.code is ErrorCode.TOO_MANY_BYTES
     path.write_bytes(bytes(1000))
     assert fetch_image(ImageRef(str(path), size_bytes=listed), limits).content == bytes(1000)
+
+
+def test_a_file_written_to_since_it_was_listed_is_changed(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"listed")
+    [ref] = list_images(str(path))
+    assert fetch_image(ref, Limits()) == (ref, b"listed", None)
+    os.utime(path, ns=(0, ref.modified_ns + 1))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+    path.write_bytes(b"larger than listed")
+    os.utime(path, ns=(0, ref.modified_ns))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+
+
+def test_a_file_written_to_while_it_is_read_is_changed(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"listed")
+    [ref] = list_images(str(path))
+    fstat = os.fstat
+
+    def write_after(descriptor):
+        status = fstat(descriptor)
+        os.utime(path, ns=(0, ref.modified_ns + 1))
+        return status
+
+    monkeypatch.setattr(os, "fstat", write_after)
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+
+
+def test_size_and_time_of_a_named_file_are_those_that_were_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content")
+    ref = fetch_image(ImageRef(str(path)), Limits()).ref
+    assert (ref.size_bytes, ref.modified_ns) == (7, path.stat().st_mtime_ns)
+
+
+def test_a_pipe_in_place_of_a_file_fails_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    [ref] = list_images(str(tmp_path))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.UNREADABLE
+
+
+def test_a_name_that_no_file_can_have_fails_as_one_image():
+    assert fetch_image(ImageRef("/a\0b"), Limits()).error.code is ErrorCode.UNREADABLE
 
 
 def test_a_large_file_is_refused_unread(tmp_path):

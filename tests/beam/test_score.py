@@ -9,7 +9,7 @@ from apache_beam.testing.util import assert_that
 from conftest import BROKEN, encode, photo
 
 from mdmf_ops.beam import Image, Run, ScoreImages
-from mdmf_ops.beam.read import ImageRef
+from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError
 from mdmf_ops.schema import to_table

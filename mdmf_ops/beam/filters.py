@@ -1,0 +1,49 @@
+"""Which of the listed images are inputs of a run."""
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+
+from mdmf_ops.beam.image import ImageRef, to_ns
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions that all must hold. What a listing does not say of an image leaves it in: a row then says why.
+
+    Attributes:
+        suffixes: of the name, in any case; () is every name.
+        min_bytes, max_bytes: of the encoded image.
+        changed_since: written at this moment or later; aware.
+        sample: fraction of the images, chosen by their URI: the same ones in every run with the same seed.
+        seed: of the choice.
+    """
+
+    suffixes: tuple[str, ...] = ()
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    changed_since: datetime.datetime | None = None
+    sample: float | None = None
+    seed: int = 0
+
+    @property
+    def ask_more_than_the_name(self) -> bool:
+        """Whether size or time must be known."""
+        return (self.min_bytes, self.max_bytes, self.changed_since) != (None, None, None)
+
+    def admit(self, ref: ImageRef) -> bool:
+        """Whether an image is an input of the run."""
+        size_bytes, modified_ns = ref.size_bytes, ref.modified_ns
+        return (
+            (not self.suffixes or ref.uri.lower().endswith(tuple(map(str.lower, self.suffixes))))
+            and (self.min_bytes is None or size_bytes is None or size_bytes >= self.min_bytes)
+            and (self.max_bytes is None or size_bytes is None or size_bytes <= self.max_bytes)
+            and (self.changed_since is None or modified_ns is None or modified_ns >= to_ns(self.changed_since))
+            and (self.sample is None or _uniform(f"{self.seed}\n{ref.uri}") < self.sample)
+        )
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that follows from the text alone."""
+    digest = hashlib.blake2b(text.encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

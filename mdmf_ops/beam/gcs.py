@@ -1,0 +1,201 @@
+"""Google Cloud Storage: the only module that knows its client. `mdmf_ops.beam.storage` and the listing call it.
+
+Every request is retried with growing pauses where the error is transient, for at most `RETRY_S` seconds.
+"""
+
+import base64
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+from apache_beam.io.gcp.gcsio import create_storage_client
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.api_core.exceptions import (
+    Forbidden,
+    GoogleAPICallError,
+    NotFound,
+    RequestRangeNotSatisfiable,
+    RetryError,
+    Unauthorized,
+)
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY
+from requests import RequestException
+
+from mdmf_ops.beam.image import ImageRef, to_ns
+from mdmf_ops.detector import ErrorCode, ImageError, Limits
+
+RETRY_S = 120.0
+RETRY = DEFAULT_RETRY.with_timeout(RETRY_S)
+
+ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, RequestException)
+"""What a request may raise once its retries are used up."""
+
+_LISTED = "items(name,generation,size,timeCreated,crc32c),nextPageToken"
+"""All that is asked of a listing: a page of 1,000 objects is one request, and none follows for an object."""
+
+PAGE = 1000
+"""Objects in one answer, at most: the store's own limit."""
+
+_CHUNK_BYTES = 8 << 20
+
+
+@lru_cache(maxsize=1)
+def client() -> storage.Client:
+    """The client of this process, with Beam's credentials; anonymous against an emulator, which knows none.
+
+    Without the exception Beam would look for credentials for 25 s before it does the same.
+    """
+    return create_storage_client(PipelineOptions([]), use_credentials="STORAGE_EMULATOR_HOST" not in os.environ)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and object name of a gs:// URI; the name may be empty."""
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    if not bucket:
+        raise ValueError(f"{uri}: no bucket: gs://BUCKET/NAME is expected")
+    return bucket, name
+
+
+@contextmanager
+def _plain_errors(uri: str) -> Iterator[None]:
+    """What is missing or forbidden, as the local file system would say it."""
+    try:
+        yield
+    except NotFound as error:
+        raise FileNotFoundError(f"{uri}: no such bucket or object") from error
+    except (Forbidden, Unauthorized) as error:
+        raise PermissionError(f"{uri}: {error.message}: grant this account access") from error
+
+
+def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> Iterator[ImageRef]:
+    """Lists the objects under a prefix in the order of their names, page by page.
+
+    Args:
+        start, end: only names from `start` on and before `end`; empty is no bound.
+    """
+    blobs = client().list_blobs(
+        bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, fields=_LISTED, retry=RETRY
+    )
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        for blob in blobs:
+            # Names that end in a slash are the folders that consoles draw. An emulator may not know the bounds.
+            if not blob.name.endswith("/") and start <= blob.name and (not end or blob.name < end):
+                yield _ref(bucket, blob)
+
+
+def fits_a_page(bucket: str, prefix: str) -> bool:
+    """Whether one request lists all that is under a prefix."""
+    blobs = client().list_blobs(bucket, prefix=prefix, page_size=PAGE, fields="items(name),nextPageToken", retry=RETRY)
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        next(blobs.pages, None)
+    return blobs.next_page_token is None
+
+
+def subfolders(bucket: str, prefix: str) -> list[str]:
+    """Prefixes of the folders right under a prefix, as far as one request tells."""
+    blobs = client().list_blobs(
+        bucket, prefix=prefix, delimiter="/", max_results=PAGE, fields="prefixes,nextPageToken", retry=RETRY
+    )
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        next(blobs.pages, None)
+    return sorted(blobs.prefixes)
+
+
+def stat_object(uri: str) -> ImageRef | None:
+    """What a listing would say of one object; None if it is not there."""
+    bucket, name = split(uri)
+    blob = client().bucket(bucket).get_blob(name, retry=RETRY) if name else None
+    return blob and _ref(bucket, blob)
+
+
+def _ref(bucket: str, blob: storage.Blob) -> ImageRef:
+    # The time of the generation: `updated` moves with the metadata too.
+    return ImageRef(
+        f"gs://{bucket}/{blob.name}",
+        generation=blob.generation,
+        size_bytes=blob.size,
+        modified_ns=blob.time_created and to_ns(blob.time_created),
+        crc32c=blob.crc32c,
+    )
+
+
+def read_object(ref: ImageRef, limits: Limits) -> tuple[bytes, int | None]:
+    """Bytes of an image and the generation that they are of: the listed one, or the present one if none was.
+
+    Raises:
+        ImageError: it is gone, was overwritten since it was listed, may not be read, is too large, or the store
+            did not answer.
+    """
+    bucket, name = split(ref.container)
+    blob = client().bucket(bucket).blob(name, generation=ref.generation)
+    start = end = None
+    if ref.offset_bytes is not None:
+        start, end = ref.offset_bytes, ref.offset_bytes + ref.size_bytes - 1
+    elif ref.size_bytes is None:
+        start, end = 0, limits.max_bytes  # one byte over the limit tells
+    try:
+        content = blob.download_as_bytes(start=start, end=end, raw_download=True, retry=RETRY)
+    except RequestRangeNotSatisfiable:
+        content = b""  # there is no byte 0 in an empty object
+    except ERRORS as error:
+        raise _image_error(error, ref) from error
+    if ref.generation is not None and blob.generation not in (ref.generation, None):
+        raise _changed(ref)
+    if start is None and ref.crc32c and ref.crc32c != _crc32c(content):
+        raise _changed(ref)
+    return content, blob.generation or ref.generation
+
+
+def _crc32c(content: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+
+
+def _changed(ref: ImageRef) -> ImageError:
+    return ImageError(
+        ErrorCode.CHANGED, f"overwritten since it was listed: generation {ref.generation} is not there any more"
+    )
+
+
+def _image_error(error: Exception, ref: ImageRef) -> ImageError:
+    if isinstance(error, NotFound):
+        try:
+            overwritten = ref.generation is not None and stat_object(ref.container) is not None
+        except ERRORS:
+            overwritten = False
+        return _changed(ref) if overwritten else ImageError(ErrorCode.NOT_FOUND, "no such object")
+    if isinstance(error, Forbidden | Unauthorized):
+        return ImageError(ErrorCode.FORBIDDEN, f"{type(error).__name__}: {error}")
+    code = ErrorCode.UNAVAILABLE if isinstance(error, RetryError) else ErrorCode.UNREADABLE
+    return ImageError(code, f"{type(error).__name__}: {error}")
+
+
+def open_object(uri: str, generation: int | None = None) -> BinaryIO:
+    """Opens an object for reading in ranges; a missing one raises FileNotFoundError here."""
+    bucket, name = split(uri)
+    blob = client().bucket(bucket).get_blob(name, generation=generation, retry=RETRY)
+    if blob is None:
+        raise FileNotFoundError(f"{uri}: no such object")
+    # Pinned, so that an overwrite between two ranges is an error and not a mixture.
+    pinned = client().bucket(bucket).blob(name, generation=blob.generation)
+    return pinned.open("rb", chunk_size=_CHUNK_BYTES, raw_download=True, retry=RETRY)
+
+
+def upload(source: Path, uri: str) -> None:
+    """Writes a whole local file as one object: readers see all of it or what was there before."""
+    bucket, name = split(uri)
+    with _plain_errors(uri):
+        client().bucket(bucket).blob(name).upload_from_filename(source, checksum="crc32c", retry=RETRY)
+
+
+def delete(uri: str) -> None:
+    """Deletes an object; one that is not there is no error."""
+    bucket, name = split(uri)
+    with _plain_errors(uri), suppress(NotFound):
+        client().bucket(bucket).delete_blob(name, retry=RETRY)

@@ -1,0 +1,77 @@
+"""Lists of images: a text file of one URI a line, or a column of a CSV or Parquet file."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.storage import is_gcs, local_path, open_file
+from mdmf_ops.detector import ErrorCode, ImageError
+
+
+def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
+    """Reads a list of images, a line or a batch at a time; nothing is asked of the images themselves.
+
+    Args:
+        path: absolute path or gs:// URI. A name in .csv or .parquet says that the list is one; any other is text.
+        column: of the CSV or Parquet file.
+
+    Raises:
+        FileNotFoundError: the list is not there.
+        ValueError: it has no such column, or lies in a bucket and names local files.
+    """
+    base = PurePosixPath(os.fsdecode(local_path(path))).parent
+    for text in _entries(path, column):
+        if text := text.strip():
+            ref = _ref(text, base)
+            if is_gcs(path) and not is_gcs(ref.uri) and ref.error is None:
+                raise ValueError(f"{path}: names {text!r}: a list in a bucket may only name gs:// objects")
+            yield ref
+
+
+def _entries(path: str, column: str) -> Iterator[str]:
+    with open_file(path) as file:
+        if path.lower().endswith(".parquet"):
+            parquet = pq.ParquetFile(file)
+            _check_column(path, column, parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(columns=[column]):
+                yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
+            return
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        if path.lower().endswith(".csv"):
+            rows = csv.DictReader(lines)
+            _check_column(path, column, rows.fieldnames or [])
+            yield from (row[column] or "" for row in rows)
+        else:
+            yield from lines
+
+
+def _check_column(path: str, column: str, columns: list[str]) -> None:
+    if column not in columns:
+        raise ValueError(f"{path}: no column {column!r}, but {', '.join(columns)}: name one with --list_column")
+
+
+def _ref(text: str, base: PurePosixPath) -> ImageRef:
+    scheme = text.partition("://")[0] if "://" in text else None
+    printable = text.encode(errors="backslashreplace").decode()
+    if scheme == "gs":
+        bucket, _, name = text.removeprefix("gs://").partition("/")
+        fit = bucket and name and printable == text
+        return ImageRef(text) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
+    if scheme not in (None, "file"):
+        return _unfit(printable, "local paths and gs:// are read, nothing else")
+    if "\0" in text:
+        return _unfit(printable, "a null character")
+    if scheme == "file":
+        return ImageRef(text)
+    local = base / text
+    return ImageRef(str(local) if printable == text else local.as_uri())
+
+
+def _unfit(uri: str, reason: str) -> ImageRef:
+    return ImageRef(uri, error=ImageError(ErrorCode.BAD_URI, reason))

@@ -1,0 +1,136 @@
+"""`SkipUnchanged`: leaves out the images that an earlier run settled, so that a nightly scan reads what is new.
+
+Both sides are grouped by URI: neither the archive nor its past must fit in a worker's memory.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+import model_assets
+from mdmf_ops.beam.commit import read_manifests
+from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.storage import open_file
+from mdmf_ops.detector import ErrorCode
+
+_OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.INTERNAL.value)
+"""Failures after the bytes were read that another try may not see."""
+
+_COLUMNS = (
+    *("image_uri", "image_generation", "image_bytes", "image_modified_at", "image_sha256"),
+    *("detector_id", "error_code", "scanned_at"),
+)
+
+
+class Seen(NamedTuple):
+    """What an earlier row says of one image.
+
+    Attributes:
+        settled: the row follows from bytes and detector: reading them again would give it again.
+    """
+
+    scanned_ns: int
+    generation: int | None
+    size_bytes: int | None
+    modified_us: int | None
+    detector_id: str
+    settled: bool
+
+
+def is_unchanged(ref: ImageRef, seen: Iterable[Seen], detector_id: str) -> bool:
+    """Whether the newest earlier row of an image holds for what is listed now, under the same detector.
+
+    The same object generation is the same bytes; a local file is the same by size and time. An image that has
+    neither must be read.
+    """
+    newest = max(seen, key=lambda row: row.scanned_ns, default=None)
+    if newest is None or not newest.settled or newest.detector_id != detector_id or ref.error is not None:
+        return False
+    if ref.generation is not None or newest.generation is not None:
+        return ref.generation == newest.generation
+    modified_us = None if ref.modified_ns is None else ref.modified_ns // 1000
+    return modified_us is not None and (ref.size_bytes, modified_us) == (newest.size_bytes, newest.modified_us)
+
+
+def committed_files(output: str, but_run: str) -> Iterator[str]:
+    """Data files of every committed run in an output, but for one run."""
+    for manifest in read_manifests(output):
+        if manifest["run_id"] != but_run:
+            yield from (f"{output}/{file['path']}" for file in manifest["files"])
+
+
+def read_seen(path: str) -> Iterator[tuple[str, Seen]]:
+    """Every row of a data file, by URI. A column that its schema did not have yet is unknown."""
+    with open_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                yield row["image_uri"], _seen(row)
+
+
+def _seen(row: dict[str, Any]) -> Seen:
+    modified_at = row.get("image_modified_at")
+    return Seen(
+        scanned_ns=to_ns(row["scanned_at"]),
+        generation=row["image_generation"],
+        size_bytes=row["image_bytes"],
+        modified_us=modified_at and to_ns(modified_at) // 1000,
+        detector_id=row["detector_id"],
+        settled=row["image_sha256"] is not None and row["error_code"] not in _OF_THE_MOMENT,
+    )
+
+
+class _SkipDoFn(beam.DoFn):
+    def __init__(self, assets: str | None):
+        self._assets = assets
+        self._skipped = Metrics.counter(NAMESPACE, "images_skipped")
+
+    def setup(self) -> None:
+        folder = model_assets.embedded() if self._assets is None else self._assets
+        self._detector_id = model_assets.read_assets(folder).detector_id
+
+    def process(self, group: tuple[str, dict[str, Iterable]]) -> Iterator[ImageRef]:
+        uri, sides = group
+        for ref in sides["refs"]:
+            if is_unchanged(ref, sides["seen"], self._detector_id):
+                self._skipped.inc()
+                yield TaggedOutput("skipped", uri)
+            else:
+                yield ref
+
+
+class SkipUnchanged(beam.PTransform):
+    """Splits refs into `changed`, which are to be read, and `skipped`, URIs that an earlier row holds for.
+
+    Args:
+        previous: an output of earlier runs; only what its manifests list counts. The run itself does not: a rerun
+            replaces its rows, so it skips what it skipped the first time.
+        run: the run that is being made.
+        assets: folder of the detector; None is the embedded one.
+    """
+
+    def __init__(self, previous: str, run: Run, assets: str | None = None):
+        super().__init__()
+        self._previous, self._run, self._assets = previous.rstrip("/") or "/", run, assets
+
+    def expand(self, refs):
+        but_run = self._run.run_id if self._previous == self._run.output else ""
+        seen = (
+            refs.pipeline
+            | "Previous" >> beam.Create([self._previous], reshuffle=False)
+            | "CommittedFiles" >> beam.FlatMap(committed_files, but_run)
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "ReadSeen" >> beam.FlatMap(read_seen).with_output_types(tuple[str, Seen])
+        )
+        by_uri = refs | "KeyByUri" >> beam.WithKeys(lambda ref: ref.uri).with_output_types(tuple[str, ImageRef])
+        return (
+            {"refs": by_uri, "seen": seen}
+            | beam.CoGroupByKey()
+            | "Skip" >> beam.ParDo(_SkipDoFn(self._assets)).with_outputs("skipped", main="changed")
+        )

@@ -1,0 +1,333 @@
+"""From what a user names to one `ImageRef` for every image in it: `MatchImages`.
+
+Names and suffixes are not asked, unless a filter does: a stranger chooses them. Every file of a folder is an input
+and gives a row, were it one that says `unsupported_format`. Only a name that ends in `.tar` is opened while
+listing, for the images in it.
+
+A listing streams: a page of a bucket or an entry of a folder at a time, so that memory does not grow with the
+archive, and a large source is cut into parts that workers list side by side.
+"""
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
+
+from mdmf_ops.beam.filters import Filters
+from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
+from mdmf_ops.beam.lists import read_list
+from mdmf_ops.beam.shards import find_member, is_shard, list_members
+from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path
+from mdmf_ops.progress import Progress
+
+_PARTS = 64
+"""A source is cut into about this many parts, each at least a request: a year of daily folders lists in parallel."""
+_NEXT_CHARACTERS = "02468ACEGIKMOQSUWYacegikmoqsuwy"
+
+
+class Part(NamedTuple):
+    """What one worker lists in one go.
+
+    Attributes:
+        source: as the user named it.
+        root: file, folder, or gs:// prefix.
+        start, end: of a prefix, only object names from `start` on and before `end`; empty is no bound.
+        recursive: whether folders in `root` belong to the part.
+    """
+
+    source: str
+    root: str
+    start: str = ""
+    end: str = ""
+    recursive: bool = True
+
+
+def split_source(source: str) -> list[Part]:
+    """Cuts a source into parts that together are all of it and do not overlap.
+
+    Args:
+        source: a file, a folder, or a glob (`**` crosses folders), local or gs://.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    source = absolute(source)
+    return _split_gcs(source) if is_gcs(source) else _split_local(local_path(source), source)
+
+
+def _split_local(path: str | bytes, source: str) -> list[Part]:
+    # A name that exists is meant as it stands, brackets and stars included.
+    path = os.fsdecode(path)
+    if Path(path).is_dir():
+        root = path
+    elif os.path.lexists(path):
+        return [Part(source, path)]
+    elif glob.has_magic(path):
+        root = _fixed_folder(path)
+    else:
+        raise _nothing(source)
+    if not Path(root).is_dir():
+        raise _nothing(source)
+    with os.scandir(root) as entries:
+        paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        folders = list(islice(paths, 4 * _PARTS + 1))
+    if len(folders) > 4 * _PARTS:
+        return [Part(source, root)]
+    return [Part(source, root, recursive=False), *(Part(source, folder) for folder in folders)]
+
+
+def _fixed_folder(pattern: str) -> str:
+    """The longest folder that every match of a glob lies under."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
+
+
+def _split_gcs(source: str) -> list[Part]:
+    bucket, name = gcs().split(source)
+    if name and not name.endswith("/") and gcs().stat_object(source):
+        return [Part(source, source)]
+    if glob.has_magic(name):
+        prefix = re.split(r"[*?\[]", name, maxsplit=1)[0]
+    else:
+        prefix = name if name.endswith("/") or not name else f"{name}/"
+    root = f"gs://{bucket}/{prefix}"
+    if gcs().fits_a_page(bucket, prefix):
+        return [Part(source, root)]
+    # Names between two neighbouring cuts are a part: objects beside the folders belong to the part they sort into.
+    cuts, level = set(), [prefix]
+    while level and len(cuts) < _PARTS:
+        level = [folder for parent in level[:_PARTS] for folder in gcs().subfolders(bucket, parent)]
+        cuts.update(level)
+    if len(cuts) < _PARTS:
+        cuts.update(prefix + character for character in _NEXT_CHARACTERS)
+    bounds = sorted(cuts)
+    bounds = ["", *bounds[:: 1 + len(bounds) // (4 * _PARTS)], ""]
+    return [Part(source, root, start, end) for start, end in pairwise(bounds)]
+
+
+def list_part(part: Part) -> Iterator[ImageRef]:
+    """Lists the images of a part; those of a tar shard one by one."""
+    for ref in _list_gcs(part) if is_gcs(part.source) else _list_local(part):
+        yield from list_members(ref) if is_shard(ref.uri) else [ref]
+
+
+def _list_gcs(part: Part) -> Iterator[ImageRef]:
+    if part.root == part.source and not part.root.endswith("/"):
+        ref = gcs().stat_object(part.source)
+        yield from [ref] if ref else []
+        return
+    bucket, prefix = gcs().split(part.root)
+    matches = _matcher(part.source)
+    for ref in gcs().list_objects(bucket, prefix, part.start, part.end):
+        if matches is None or matches.fullmatch(ref.uri):
+            yield ref
+
+
+def _list_local(part: Part) -> Iterator[ImageRef]:
+    if not Path(part.root).is_dir():
+        yield local_ref(part.root)
+        return
+    pattern = os.fsdecode(local_path(part.source))
+    matches = None if Path(pattern).is_dir() else _matcher(pattern)
+    # A glob without ** reaches no deeper than it has slashes.
+    depth = None if matches is None or "**" in pattern else pattern.count("/")
+    folders = [part.root]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(folder) as entries:  # a folder that cannot be listed hides images: the run must not go on
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if part.recursive and (depth is None or entry.path.count("/") < depth):
+                        folders.append(entry.path)
+                elif not entry.is_dir() and (matches is None or matches.fullmatch(entry.path)):
+                    yield local_ref(entry.path)
+
+
+def local_ref(path: str) -> ImageRef:
+    """What a listing says of one local file; without size and time where it cannot be asked: reading says why."""
+    try:
+        uri = path
+        uri.encode()
+    except UnicodeEncodeError:
+        uri = Path(path).as_uri()
+    try:
+        status = os.stat(path)  # noqa: PTH116  # a Path for each of a million files takes longer than its stat
+    except OSError:
+        return ImageRef(uri)
+    size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return ImageRef(uri, size_bytes=size_bytes, modified_ns=status.st_mtime_ns)
+
+
+def _matcher(pattern: str) -> re.Pattern[str] | None:
+    return compile_glob(pattern) if glob.has_magic(pattern) else None
+
+
+def compile_glob(pattern: str) -> re.Pattern[str]:
+    """A glob over whole paths: `*` and `?` stay within a folder, `**` crosses folders, `**/` may be none."""
+    regex = ""
+    for token in re.findall(r"(?<=/)\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, re.DOTALL):
+        if token.startswith("[") and len(token) > 1:
+            negated = token.startswith("[!")
+            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1 + negated : -1])
+            regex += f"(?!/)[{'^' * negated}{inside}]"
+        else:
+            known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+            regex += known.get(token) or re.escape(token)
+    return re.compile(regex, re.DOTALL)
+
+
+def _nothing(source: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{source}: nothing there: neither a file, nor a folder or glob with files in it")
+
+
+def list_images(source: str) -> Iterator[ImageRef]:
+    """Lists a source in this process.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    found = False
+    for part in split_source(source):
+        for ref in list_part(part):
+            found = True
+            yield ref
+    if not found:
+        raise _nothing(source)
+
+
+def complete(ref: ImageRef) -> ImageRef:
+    """Asks for what a list of URIs does not say: generation, size, time, place in a shard. One request an image."""
+    if ref.error or ref.generation is not None or ref.modified_ns is not None:
+        return ref
+    container, member = split_member(ref.uri)
+    listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
+    if listed is None or (member and listed.modified_ns is None):
+        return ref
+    if member:
+        listed = find_member(ref.uri, listed)
+    return listed._replace(uri=ref.uri, attributes=ref.attributes)
+
+
+class _ListDoFn(beam.DoFn):
+    """Parts to refs that the filters admit; each part in which something was found is also a `found` source."""
+
+    def __init__(self, filters: Filters, progress: Progress | None):
+        self._filters = filters
+        self._progress = progress
+        self._listed = Metrics.counter(NAMESPACE, "images_listed")
+        self._left_out = Metrics.counter(NAMESPACE, "images_left_out")
+
+    def process(self, part: Part) -> Iterator[ImageRef]:
+        found = False
+        for ref in list_part(part):
+            if not found:
+                yield TaggedOutput("found", part.source)
+                found = True
+            yield from self._admit(ref)
+
+    def _admit(self, ref: ImageRef) -> Iterator[ImageRef]:
+        if self._filters.admit(ref):
+            self._listed.inc()
+            if self._progress:
+                self._progress.add("listed")
+            yield ref
+        else:
+            self._left_out.inc()
+
+
+class _CompleteDoFn(_ListDoFn):
+    """Refs of a list of URIs, completed where something asks for it."""
+
+    def __init__(self, filters: Filters, progress: Progress | None, always: bool):
+        super().__init__(filters, progress)
+        self._always = always
+
+    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
+        shard = is_shard(split_member(ref.uri)[0])
+        if shard or self._always or self._filters.ask_more_than_the_name:
+            ref = complete(ref)
+        for image in list_members(ref) if is_shard(ref.uri) and ref.error is None else [ref]:
+            yield from self._admit(image)
+
+
+class MatchImages(beam.PTransform):
+    """Lists sources into one `ImageRef` per URI, spread over the workers.
+
+    An image that two sources name is one image. The grouping by URI that sees to it also breaks fusion, so that
+    the images of one large folder do not all stay on the worker that listed it.
+
+    Args:
+        sources: files, folders and globs, local or gs://.
+        lists: files that each name one image a line (text) or row (CSV, Parquet); see `read_list`.
+        column: of the CSV and Parquet lists.
+        filters: which images are inputs.
+        complete_lists: ask for generation, size and time of images in lists, one request each.
+        progress: where to count what was listed, for a terminal on this machine.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        progress: Progress | None = None,
+        *,
+        lists: Sequence[str] = (),
+        column: str = "uri",
+        filters: Filters | None = None,
+        complete_lists: bool = False,
+    ):
+        super().__init__()
+        if not sources and not lists:
+            raise ValueError("no sources: name at least one file, folder, glob or list")
+        self._sources = [absolute(source) for source in sources]
+        self._lists = [absolute(path) for path in lists]
+        self._column = column
+        self._filters = filters or Filters()
+        self._complete_lists = complete_lists
+        self._progress = progress
+
+    def expand(self, pbegin):
+        listed = (
+            pbegin
+            | "Sources" >> beam.Create(self._sources, reshuffle=False)
+            | "Split" >> beam.FlatMap(split_source).with_output_types(Part)
+            | "SpreadParts" >> beam.Reshuffle()
+            | "List" >> beam.ParDo(_ListDoFn(self._filters, self._progress)).with_outputs("found", main="refs")
+        )
+        named = (
+            pbegin
+            | "Lists" >> beam.Create(self._lists, reshuffle=False)
+            | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
+            | "SpreadNamed" >> beam.Reshuffle()
+            | "Complete" >> beam.ParDo(_CompleteDoFn(self._filters, self._progress, self._complete_lists))
+        )
+        checked = (
+            pbegin
+            | "Once" >> beam.Create([None], reshuffle=False)
+            | "CheckFound" >> beam.Map(_check_found, self._sources, AsList(listed.found | beam.Distinct()))
+        )
+        return (
+            (listed.refs, named)
+            | beam.Flatten()
+            | "KeyByUri" >> beam.WithKeys(lambda ref: ref.uri).with_output_types(tuple[str, ImageRef])
+            | "OnePerUri" >> beam.GroupByKey()
+            | "Newest" >> beam.Map(_newest, AsSingleton(checked)).with_output_types(ImageRef)
+        )
+
+
+def _check_found(_once: None, sources: list[str], found: list[str]) -> None:
+    """A source in which nothing is fails the run: a typing error must not look like an empty archive."""
+    for source in sources:
+        if source not in found:
+            raise _nothing(source)
+
+
+def _newest(group: tuple[str, Iterable[ImageRef]], _checked: None) -> ImageRef:
+    """Of several listings of one URI the newest; of two members of one name in a shard the last, as tar has it."""
+    return max(group[1], key=lambda ref: (ref.generation or 0, ref.modified_ns or 0, ref.offset_bytes or 0))

@@ -1,0 +1,98 @@
+"""Files of the dataset, and what is read beside images, on local disk or Google Cloud Storage alike."""
+
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class StoredFile(NamedTuple):
+    """One file, as listed: absolute path or URI, size, and when it was written (ns since 1970 UTC)."""
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+
+
+def is_gcs(path: str) -> bool:
+    """Whether a path is a gs:// URI."""
+    return path.startswith("gs://")
+
+
+def gcs() -> ModuleType:
+    """The module `mdmf_ops.beam.gcs`, imported when the first gs:// URI is met: it needs the extra of that name."""
+    try:
+        return importlib.import_module("mdmf_ops.beam.gcs")
+    except ImportError as error:
+        raise ImportError(f"gs:// needs Google's client: pip install 'mdmf-ops[gcp]' ({error})") from error
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute, since workers need not share our folder; a URI as it is.
+
+    Raises:
+        ValueError: a URI that is neither gs:// nor file://.
+    """
+    if not _SCHEME.match(path):
+        return str(Path(path).absolute())
+    if not path.startswith(("gs://", "file://")):
+        raise ValueError(f"{path}: local paths and gs:// are read and written, nothing else")
+    return path
+
+
+def local_path(uri: str) -> str | bytes:
+    """Local path of a path or `file://` URI."""
+    return unquote_to_bytes(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file for reading, seekable. Raises FileNotFoundError."""
+    return gcs().open_object(path) if is_gcs(path) else open(local_path(path), "rb")
+
+
+def exists(path: str) -> bool:
+    """Whether a file is there."""
+    return gcs().stat_object(path) is not None if is_gcs(path) else os.path.lexists(local_path(path))
+
+
+def publish(source: Path, destination: str) -> None:
+    """Moves or copies a whole local file to its place, where readers see all of it or nothing.
+
+    A local rename replaces what is there in one step; an object store shows an object once its only write is
+    closed.
+    """
+    if is_gcs(destination):
+        gcs().upload(source, destination)
+        return
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    with open(source, "rb") as file:
+        os.fsync(file.fileno())
+    source.replace(destination)
+
+
+def delete(path: str) -> None:
+    """Deletes a file; one that is not there is no error."""
+    if is_gcs(path):
+        gcs().delete(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def list_files(folder: str, prefix: str) -> Iterator[StoredFile]:
+    """Lists every file under a folder whose path below it starts with `prefix`."""
+    if is_gcs(folder):
+        bucket, name = gcs().split(folder)
+        for ref in gcs().list_objects(bucket, f"{name}/{prefix}" if name else prefix):
+            yield StoredFile(ref.uri, ref.size_bytes, ref.modified_ns)
+        return
+    for top in Path(folder).glob(f"{prefix}*"):
+        for path in top.rglob("*") if top.is_dir() else [top]:
+            if path.is_file():
+                status = path.stat()
+                yield StoredFile(str(path), status.st_size, status.st_mtime_ns)

@@ -1,0 +1,72 @@
+"""Show the newest row of every image over all committed runs of an output.
+
+    mdmf latest scores                    a table of the first images, and counts over all
+    mdmf latest scores --verdict likely_ai --limit 100
+    mdmf latest scores --json             every image, one JSON object a line
+    mdmf latest scores --sql              the same as a query for DuckDB
+
+An image that was deleted since keeps its last row: a row says what was found, not what is there.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mdmf_ops.beam.commit import ManifestError
+from mdmf_ops.beam.runs import latest_rows, latest_sql
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.cli import EXIT_OK, UsageError
+from mdmf_ops.commands.scan import plain
+from mdmf_ops.detector import Verdict
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    parser.add_argument("--verdict", choices=[verdict.value for verdict in Verdict], help="only images of this verdict")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="rows of the table, 0 for all (default: %(default)s)"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print every image as a line of JSON")
+    form.add_argument("--sql", action="store_true", help="print the query for DuckDB and run nothing")
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    try:
+        output = absolute(arguments.output).rstrip("/") or "/"
+        if arguments.sql:
+            print(latest_sql(output))
+            return EXIT_OK
+        rows = (row for row in latest_rows(output) if arguments.verdict in (None, row["verdict"]))
+        if arguments.json:
+            for row in rows:
+                print(json.dumps(row | {"scanned_at": row["scanned_at"].isoformat()}))
+        else:
+            _show(rows, arguments.limit)
+    except (ValueError, ManifestError) as error:
+        raise UsageError(str(error)) from error
+    return EXIT_OK
+
+
+def _show(rows: Iterator[dict[str, Any]], limit: int) -> None:
+    table = Table("image", "verdict", "p-value", "scanned at", "run", box=None, header_style="bold")
+    counts: Counter[str] = Counter()
+    for row in rows:
+        found = row["verdict"] or f"failed: {row['error_code']}"
+        counts[found] += 1
+        if not limit or table.row_count < limit:
+            p_value = "" if row["p_value"] is None else f"{row['p_value']:.4f}"
+            table.add_row(plain(row["image_uri"]), found, p_value, f"{row['scanned_at']:%Y-%m-%d %H:%M}", row["run_id"])
+    console = Console()
+    console.print(table)
+    images = sum(counts.values())
+    if images > table.row_count:
+        console.print(f"... and {images - table.row_count:,} more: --limit 0 or --json shows all")
+    for found, count in sorted(counts.items()):
+        console.print(f"{found:24} {count:,}")
+    console.print(f"{'images':24} {images:,}")

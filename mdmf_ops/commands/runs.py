@@ -1,0 +1,103 @@
+"""Show, check and clean the runs of an output.
+
+    mdmf runs list scores             every committed run: when, how many images, how many files
+    mdmf runs verify scores           read every file again: hashes, row counts; and what belongs to no run
+    mdmf runs gc scores               delete what killed runs left, once it is a day old
+    mdmf runs gc scores --dry_run     say what that would be
+
+A run that is going on has no manifest yet: its files look like those of a killed one. Let `gc` keep its day.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mdmf_ops.beam.commit import ManifestError, read_manifests
+from mdmf_ops.beam.runs import collect, strays, verify_run
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "verify", "gc"], help="what to do")
+    parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    parser.add_argument(
+        "--older_than_h",
+        type=float,
+        default=24,
+        metavar="H",
+        help="gc: leave what was written in the last H hours, which a run may be about to commit (default: 24)",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="gc: say what would be deleted, and stop")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    try:
+        output = absolute(arguments.output).rstrip("/") or "/"
+        manifests = read_manifests(output)
+    except (ValueError, ManifestError) as error:
+        raise UsageError(str(error)) from error
+    if arguments.action == "list":
+        return _list(manifests, arguments.json)
+    if arguments.action == "verify":
+        return _verify(output, manifests, arguments.json)
+    return _collect(output, arguments)
+
+
+def _list(manifests: list[dict[str, Any]], as_json: bool) -> int:
+    runs = [_summary(manifest) for manifest in manifests]
+    if as_json:
+        print(json.dumps(runs, indent=2))
+        return EXIT_OK
+    columns = ["run_id", "scan_date", "inputs", "scored", "failed", "skipped", "files", "bytes", "finished_at"]
+    table = Table(*columns, box=None, header_style="bold")
+    for summary in runs:
+        cells = (summary[column] for column in columns)
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in cells))
+    Console().print(table if runs else "no committed run")
+    return EXIT_OK
+
+
+def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    status = manifest["counts"]["status"]
+    return {
+        **{key: manifest[key] for key in ("run_id", "scan_date", "started_at", "finished_at", "inputs")},
+        "scored": status.get("scored", 0),
+        "failed": status.get("failed", 0),
+        "skipped": manifest.get("skipped", 0),
+        "files": len(manifest["files"]),
+        "bytes": sum(file["bytes"] for file in manifest["files"]),
+        "detector_id": sorted(manifest["counts"].get("detector_id", {})),
+    }
+
+
+def _verify(output: str, manifests: list[dict[str, Any]], as_json: bool) -> int:
+    wrong = {manifest["run_id"]: verify_run(output, manifest) for manifest in manifests}
+    loose = [file.path for file in strays(output)]
+    whole = not any(wrong.values())
+    if as_json:
+        print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
+    else:
+        for run_id, lines in wrong.items():
+            print(f"{run_id}: {'whole' if not lines else 'damaged'}", *lines, sep="\n  ")
+        for path in loose:
+            print(f"in no committed run: {path}")
+    return EXIT_OK if whole else EXIT_FAILED
+
+
+def _collect(output: str, arguments: argparse.Namespace) -> int:
+    files = strays(output, arguments.older_than_h * 3600)
+    if not arguments.dry_run:
+        collect(output, files)
+    if arguments.json:
+        print(json.dumps([file._asdict() for file in files], indent=2))
+    else:
+        for file in files:
+            print(file.path)
+        what = "would be deleted" if arguments.dry_run else "deleted"
+        print(f"{len(files):,} files, {sum(file.size_bytes for file in files):,} bytes {what}")
+    return EXIT_OK

@@ -1,0 +1,183 @@
+"""Listing and reading a bucket: what was listed is what is read, or a failed row says why."""
+
+import emulators
+import pytest
+from emulators import Bucket, CountingProxy
+
+from mdmf_ops.beam import ImageRef, Run, gcs
+from mdmf_ops.beam.commit import retract
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
+from mdmf_ops.detector import ErrorCode, Limits
+
+
+@pytest.fixture(scope="module", params=["gcp-storage-emulator", "fake-gcs-server"])
+def proxy(request):
+    start = {
+        "gcp-storage-emulator": emulators.gcp_storage_emulator,
+        "fake-gcs-server": emulators.fake_gcs_server,
+    }[request.param]
+    with start() as url, CountingProxy(url) as proxy, emulators.environment(proxy.url):
+        yield proxy
+
+
+@pytest.fixture
+def bucket(proxy, request):
+    """A bucket of this test alone."""
+    proxy.before = lambda _kind, _name: None
+    bucket = Bucket(f"bucket-{abs(hash(request.node.name)) % 10**8}")
+    proxy.reset()
+    return bucket
+
+
+NAMES = ("a.jpg", "in/b.jpg", "in/deep/c.png", "in/deep/er/d.jpg", "in2/e.jpg", "in/odd #[1]? ü.jpg", "z.jpg")
+
+
+def fill(bucket, names=NAMES):
+    return {name: bucket.put(name, name.encode()) for name in names}
+
+
+def names(bucket, source):
+    return sorted(ref.uri.removeprefix(bucket.uri()) for ref in list_images(bucket.uri(source)))
+
+
+def test_a_prefix_is_every_object_under_it_with_generation_size_and_time(bucket):
+    generations = fill(bucket)
+    refs = {ref.uri.removeprefix(bucket.uri()): ref for ref in list_images(bucket.uri("in"))}
+    assert sorted(refs) == sorted(name for name in NAMES if name.startswith("in/"))
+    for name, ref in refs.items():
+        assert (ref.generation, ref.size_bytes) == (generations[name], len(name.encode()))
+        assert ref.modified_ns > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("", set(NAMES)),
+        ("in/", {"in/b.jpg", "in/deep/c.png", "in/deep/er/d.jpg", "in/odd #[1]? ü.jpg"}),
+        ("a.jpg", {"a.jpg"}),
+        ("in/odd #[1]? ü.jpg", {"in/odd #[1]? ü.jpg"}),
+        ("in/*.jpg", {"in/b.jpg", "in/odd #[1]? ü.jpg"}),
+        ("in/**.jpg", {"in/b.jpg", "in/deep/er/d.jpg", "in/odd #[1]? ü.jpg"}),
+        ("in/**/*.jpg", {"in/b.jpg", "in/deep/er/d.jpg", "in/odd #[1]? ü.jpg"}),
+        ("in?/[d-f].jpg", {"in2/e.jpg"}),
+        ("**", set(NAMES)),
+    ],
+)
+def test_sources_name_what_a_shell_would(bucket, source, expected):
+    fill(bucket)
+    assert names(bucket, source) == sorted(expected)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/", "in/*.gif", "in/b"])
+def test_nothing_there_is_an_error(bucket, source):
+    fill(bucket)
+    with pytest.raises(FileNotFoundError, match="nothing there"):
+        list(list_images(bucket.uri(source)))
+
+
+def test_parts_cover_a_source_once(bucket, monkeypatch):
+    monkeypatch.setattr(gcs, "PAGE", 5)
+    monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: False)
+    expected = [f"t/{folder}/{i}.jpg" for folder in ("2024/01", "2024/02", "2025", "x") for i in range(3)]
+    expected += ["t/0", "t/2024-x", "t/zz", "t/Ä.jpg", "t/~"]
+    fill(bucket, expected)
+    parts = split_source(bucket.uri("t"))
+    assert len(parts) > 4
+    listed = [ref.uri.removeprefix(bucket.uri()) for part in parts for ref in list_part(part)]
+    assert sorted(listed) == sorted(expected)
+
+
+def test_listing_asks_nothing_of_a_single_object(bucket, proxy):
+    fill(bucket, [f"many/{i:04d}.jpg" for i in range(200)])
+    proxy.reset()
+    assert len(names(bucket, "many/")) == 200
+    assert proxy.requests == {"list": 2}
+
+
+def test_a_listed_object_is_one_request_and_its_own_bytes(bucket, proxy):
+    fill(bucket)
+    refs = list(list_images(bucket.uri("in/")))
+    proxy.reset()
+    for ref in refs:
+        image = fetch_image(ref, Limits())
+        assert image.content == ref.uri.removeprefix(bucket.uri()).encode()
+        assert image.ref == ref
+    assert proxy.requests == {"media": len(refs)}
+
+
+def test_an_object_overwritten_since_it_was_listed_is_changed_never_mispaired(bucket):
+    fill(bucket, ["a.jpg"])
+    [ref] = list_images(bucket.uri("a.jpg"))
+    bucket.put("a.jpg", b"A.JPG")  # of the same size
+    image = fetch_image(ref, Limits())
+    assert (image.content, image.error.code) == (None, ErrorCode.CHANGED)
+    assert image.ref.generation == ref.generation
+
+
+def test_an_object_overwritten_while_its_read_is_on_the_way_is_never_mispaired(bucket, proxy):
+    fill(bucket, ["a.jpg"])
+    [ref] = list_images(bucket.uri("a.jpg"))
+
+    def overwrite(kind, _name):
+        if kind == "media":
+            proxy.before = lambda _kind, _name: None
+            bucket.put("a.jpg", b"other bytes")
+
+    proxy.before = overwrite
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+
+
+def test_an_object_deleted_since_it_was_listed_is_not_found(bucket):
+    fill(bucket, ["a.jpg"])
+    [ref] = list_images(bucket.uri("a.jpg"))
+    bucket.delete("a.jpg")
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.NOT_FOUND
+
+
+def test_transient_errors_are_retried(bucket, proxy):
+    fill(bucket, ["a.jpg"])
+    [ref] = list_images(bucket.uri("a.jpg"))
+    answers = iter([503, 429])
+    proxy.before = lambda kind, _name: next(answers, None) if kind == "media" else None
+    assert fetch_image(ref, Limits()).content == b"a.jpg"
+    assert proxy.media["a.jpg"] == 3
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, ErrorCode.UNAVAILABLE), (403, ErrorCode.FORBIDDEN)])
+def test_errors_that_stay_are_a_code(bucket, proxy, monkeypatch, status, code):
+    fill(bucket, ["a.jpg"])
+    [ref] = list_images(bucket.uri("a.jpg"))
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_timeout(0.5))
+    proxy.before = lambda kind, _name: status if kind == "media" else None
+    image = fetch_image(ref, Limits())
+    assert (image.content, image.error.code) == (None, code)
+
+
+def test_too_large_an_object_is_refused_unread(bucket, proxy):
+    bucket.put("large.jpg", bytes(1001))
+    [ref] = list_images(bucket.uri("large.jpg"))
+    proxy.reset()
+    assert fetch_image(ref, Limits(max_bytes=1000)).error.code is ErrorCode.TOO_MANY_BYTES
+    assert proxy.requests["media"] == 0
+
+
+@pytest.mark.parametrize(("size_bytes", "code"), [(0, ErrorCode.EMPTY), (1000, None), (1001, ErrorCode.TOO_MANY_BYTES)])
+def test_the_limit_holds_for_an_object_that_was_never_listed(bucket, size_bytes, code):
+    bucket.put("named.jpg", bytes(size_bytes))
+    image = fetch_image(ImageRef(bucket.uri("named.jpg")), Limits(max_bytes=1000))
+    assert (image.error and image.error.code) == code
+    if code is None:
+        assert len(image.content) == size_bytes
+
+
+def test_a_named_object_that_is_not_there_is_a_failed_image(bucket):
+    ref = complete(ImageRef(bucket.uri("gone.jpg")))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.NOT_FOUND
+
+
+def test_a_bucket_that_is_not_there_fails_the_listing(proxy):
+    with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
+        list(list_images("gs://no-such-bucket-here/"))
+    with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
+        retract(Run.start("gs://no-such-bucket-here/out"))

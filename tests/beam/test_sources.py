@@ -1,0 +1,288 @@
+"""What names many images: folders in parts, lists, tar shards, filters. Each image once, each broken thing a row."""
+
+import csv
+import datetime
+import glob
+import io
+import os
+import re
+import resource
+import tarfile
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mdmf_ops.beam import Filters, ImageRef, MatchImages, gcs, sources
+from mdmf_ops.beam.lists import read_list
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.sources import compile_glob, complete, list_images, list_part, split_source
+from mdmf_ops.detector import ErrorCode, Limits
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+MEMBERS = [("a.jpg", b"A" * 700), ("sub/b.png", b"B"), ("a.json", b"{}"), ("n" * 300 + ".jpg", b"long"), ("empty", b"")]
+
+
+def test_parts_of_a_folder_cover_it_once(tmp_path):
+    expected = []
+    for name in ("a.jpg", "x/b.jpg", "x/deep/er/c.jpg", "y/d", "y/.e"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        expected.append(str(path))
+    parts = split_source(str(tmp_path))
+    assert len(parts) == 3
+    assert sorted(ref.uri for part in parts for ref in list_part(part)) == sorted(expected)
+
+
+# As Python's own: components of letters, stars and question marks, with `**` only where it is a whole component.
+COMPONENT = st.text("ab*?", min_size=1, max_size=3).map(lambda text: re.sub(r"\*+", "*", text)) | st.just("**")
+
+
+@given(st.lists(COMPONENT, min_size=1, max_size=3))
+def test_a_glob_matches_what_pythons_own_does(tmp_path_factory, components):
+    assume(glob.has_magic("/".join(components)))
+    root = tmp_path_factory.getbasetemp() / "glob-tree"
+    if not root.exists():
+        for name in ("a", "b/a", "b/ab/a", "ab/b", "aab/ba/a/b", "b/bb/aa/a"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+    if components[-1] == "**":
+        components = [*components, "*"]  # Python's `**` at the end is folders alone
+    pattern = "/".join([str(root), *components])
+    expected = {path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)}  # noqa: PTH113
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]  # noqa: PTH118
+    assert {path for path in files if compile_glob(pattern).fullmatch(path)} == expected
+    try:
+        assert {ref.uri for ref in list_images(pattern)} == expected
+    except FileNotFoundError:
+        assert not expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/a/[bc].jpg", "/a/b.jpg", True),
+        ("/a/[!bc].jpg", "/a/b.jpg", False),
+        ("/a/[!bc]x", "/a//x", False),
+        ("/a/[b", "/a/[b", True),
+        ("/a/b.jpg", "/a/bxjpg", False),
+        ("/a/*", "/a/line\nbreak", True),
+        ("/a/[\\d]", "/a/7", False),
+    ],
+)
+def test_globs_of_sets_and_odd_names(pattern, path, matches):
+    assert bool(compile_glob(pattern).fullmatch(path)) is matches
+
+
+def test_a_million_objects_are_listed_in_flat_memory(monkeypatch):
+    # Not a real bucket: a client that makes up a million blobs page by page, as the real one does.
+    class Blob:
+        bucket, generation, size, crc32c = "b", 1, 1000, "AAAAAA=="
+        time_created = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+
+        def __init__(self, i):
+            self.name = f"in/{i:09d}.jpg"
+
+    class Client:
+        def list_blobs(self, *_args, **_kwargs):
+            for start in range(0, 1_000_000, 1000):
+                yield from [Blob(start + i) for i in range(1000)]
+
+    monkeypatch.setattr(gcs, "client", Client)
+    part = sources.Part("gs://b/in/", "gs://b/in/")
+    resident_bytes = []
+    for count, _ref in enumerate(list_part(part), 1):
+        if count % 100_000 == 0:
+            resident_bytes.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+    assert (count, _ref.uri) == (1_000_000, "gs://b/in/000999999.jpg")
+    assert max(resident_bytes) - resident_bytes[0] < 10e6  # less than 12 bytes for each object
+
+
+def test_every_file_of_a_tar_shard_is_an_image(tmp_path):
+    shard = write_tar(tmp_path / "s.tar", MEMBERS)
+    refs = list(list_images(str(tmp_path)))
+    assert [ref.uri for ref in refs] == [f"{shard}#{name}" for name, _ in MEMBERS]
+    for ref, (_, content) in zip(refs, MEMBERS, strict=True):
+        image = fetch_image(ref, Limits())
+        if content:
+            assert image.content == content
+        else:
+            assert image.error.code is ErrorCode.EMPTY
+
+
+def test_a_shard_that_changed_since_it_was_listed_gives_no_bytes(tmp_path):
+    shard = write_tar(tmp_path / "s.tar", MEMBERS)
+    refs = list(list_images(str(shard)))
+    write_tar(shard, MEMBERS[::-1])
+    os.utime(shard, ns=(0, refs[0].modified_ns + 1))
+    assert {fetch_image(ref, Limits()).error.code for ref in refs[:4]} == {ErrorCode.CHANGED}
+
+
+def broken_shards():
+    def tar(members=MEMBERS):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        return bytearray(buffer.getvalue())
+
+    damaged = tar()
+    damaged[1536 + 10] ^= 255  # in the header of the second member
+    huge = tarfile.TarInfo("x")
+    huge.type, huge.size = tarfile.XHDTYPE, 1 << 32
+    return {
+        "empty.tar": (b"", 0),
+        "text.tar": (b"no tar at all" * 100, 0),
+        "damaged.tar": (damaged, 1),
+        "cut.tar": (tar()[:1000], 1),
+        "huge-header.tar": (huge.tobuf(tarfile.USTAR_FORMAT) + bytes(1024), 0),
+    }
+
+
+@pytest.mark.parametrize("name", broken_shards())
+def test_a_broken_shard_is_a_failed_row_beside_what_could_be_listed(tmp_path, name):
+    content, listed = broken_shards()[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    refs = list(list_images(str(path)))
+    assert len(refs) == listed + 1
+    image = fetch_image(refs[-1], Limits())
+    assert (image.ref.uri, image.error.code) == (str(path), ErrorCode.CORRUPT)
+
+
+def test_the_last_of_two_members_of_one_name_is_the_image(tmp_path, run_pipeline):
+    shard = write_tar(tmp_path / "s.tar", [("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"newer")])
+    with run_pipeline() as p:
+        refs = p | MatchImages([str(shard)]) | beam.Map(_uri_and_size)
+        assert_that(refs, equal_to([(f"{shard}#a.jpg", 5), (f"{shard}#b.jpg", 1)]))
+
+
+def _uri_and_size(ref):
+    return ref.uri, ref.size_bytes
+
+
+URIS = ["gs://bucket/a,b.jpg", "/local/ü.jpg", "relative.jpg", "file:///x/caf%E9.jpg", "gs://b/s.tar#m.jpg"]
+
+
+def write_list(path, uris, column="uri"):
+    if path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([["n", column], *enumerate(uris)])
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({"n": list(range(len(uris))), column: uris}), path)
+    else:
+        path.write_text("\r\n".join(["", *uris, "  "]))
+    return path
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list", "list.csv", "list.parquet"])
+def test_lists_name_images_in_every_form(tmp_path, name):
+    path = write_list(tmp_path / name, URIS)
+    found = [ref.uri for ref in read_list(str(path))]
+    assert found == [URIS[0], URIS[1], str(tmp_path / "relative.jpg"), *URIS[3:]]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_list_without_the_column_names_those_it_has(tmp_path, name):
+    path = write_list(tmp_path / name, URIS, column="image")
+    with pytest.raises(ValueError, match="no column 'uri', but n, image"):
+        list(read_list(str(path)))
+    assert len(list(read_list(str(path), "image"))) == len(URIS)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/a.jpg", "https://x/a.jpg", "gs://", "gs://bucket", "gs:///a", "/a\0b"])
+def test_what_no_image_can_have_for_a_name_is_a_failed_row(tmp_path, uri):
+    path = tmp_path / "list.txt"
+    path.write_text(uri)
+    [ref] = read_list(str(path))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.BAD_URI
+
+
+def test_a_listed_name_that_is_not_utf8_is_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes(b"content")
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\ngs://b/caf\xe9.jpg\n")
+    local, remote = read_list(str(tmp_path / "list.txt"))
+    assert fetch_image(local, Limits()).content == b"content"
+    assert remote.error.code is ErrorCode.BAD_URI
+
+
+def test_images_of_lists_folders_and_shards_mix_in_one_run(tmp_path, run_pipeline):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(b"a")
+    shard = write_tar(tmp_path / "s.tar", MEMBERS)
+    names = ["in/a.jpg", "in/gone.jpg", "s.tar#sub/b.png", "s.tar#none", "s.tar"]
+    wanted = write_list(tmp_path / "list.csv", names)
+    expected = [str(tmp_path / "in/a.jpg"), str(tmp_path / "in/gone.jpg"), f"{shard}#none"]
+    expected += [f"{shard}#{name}" for name, _ in MEMBERS]
+    with run_pipeline() as p:
+        uris = p | MatchImages([str(tmp_path / "in")], lists=[str(wanted)]) | beam.Map(_uri)
+        assert_that(uris, equal_to(expected))
+
+
+def _uri(ref):
+    return ref.uri
+
+
+def test_a_named_member_is_found_or_says_what_is_missing(tmp_path):
+    shard = write_tar(tmp_path / "s.tar", MEMBERS)
+    found = complete(ImageRef(f"{shard}#sub/b.png"))
+    assert fetch_image(found, Limits()).content == b"B"
+    for uri in (f"{shard}#none", f"{tmp_path}/none.tar#a"):
+        assert fetch_image(complete(ImageRef(uri)), Limits()).error.code is ErrorCode.NOT_FOUND
+
+
+def moment(day):
+    return datetime.datetime(2026, 1, day, tzinfo=datetime.timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("filters", "admitted"),
+    [
+        (Filters(), True),
+        (Filters(suffixes=(".jpg", ".png")), True),
+        (Filters(suffixes=(".png",)), False),
+        (Filters(min_bytes=100, max_bytes=100), True),
+        (Filters(min_bytes=101), False),
+        (Filters(max_bytes=99), False),
+        (Filters(changed_since=moment(2)), True),
+        (Filters(changed_since=moment(3)), False),
+        (Filters(sample=0.0), False),
+        (Filters(sample=1.0), True),
+    ],
+)
+def test_filters(filters, admitted):
+    ref = ImageRef("/a.JPG", size_bytes=100, modified_ns=int(moment(2).timestamp()) * 10**9)
+    assert filters.admit(ref) is admitted
+
+
+def test_what_is_not_known_of_an_image_does_not_leave_it_out():
+    assert Filters(min_bytes=5, max_bytes=9, changed_since=moment(1)).admit(ImageRef("/gone.jpg"))
+
+
+def test_a_sample_is_the_fraction_asked_for_and_the_same_each_time():
+    refs = [ImageRef(f"/{i}.jpg") for i in range(10_000)]
+
+    def chosen(seed):
+        return {ref.uri for ref in refs if Filters(sample=0.1, seed=seed).admit(ref)}
+
+    assert chosen(1) == chosen(1)
+    assert 900 < len(chosen(1)) < 1100
+    assert 60 < len(chosen(1) & chosen(2)) < 140
