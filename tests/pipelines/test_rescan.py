@@ -1,32 +1,13 @@
 """The whole walk, in this process: what went in, what lies in the Parquet, and what a rerun makes of it."""
 
-import json
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
 from conftest import BROKEN, write_images
+from scans import read_rows, scan
 
 import mdmf_ops.beam.write
-from pipelines import rescan
-
-
-def scan(source, output, **options):
-    """Runs a rescan in this process; returns its manifest."""
-    options = {"run_id": "run", "device": "cpu", "runner": "FnApiRunner"} | options
-    run, result = rescan.launch(rescan.RescanOptions([], input=[str(source)], output=str(output), **options))
-    result.wait_until_finish()
-    return json.loads(Path(run.manifest_path).read_text())
-
-
-def read_rows(output):
-    """Every row of the dataset as DuckDB reads it, by URI, less the clock."""
-    relation = duckdb.sql(
-        f"select * exclude scanned_at from read_parquet('{output}/**/*.parquet', hive_partitioning = true)"
-        " order by image_uri, run_id"
-    )
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
 
 def data_files(output):
