@@ -1,0 +1,94 @@
+"""One row for an image under a detector, however often and in whatever order its messages are delivered."""
+
+import apache_beam as beam
+from apache_beam.coders import PickleCoder
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+
+from mdmf_ops.beam import ImageRef
+from mdmf_ops.beam.image import Message
+from mdmf_ops.beam.once import DUPLICATES, Once, _OnceDoFn, _with_bucket
+
+START_S = 1767312000
+
+
+def ref(message_id: str, second: float, uri: str = "gs://b/a", generation: int | None = 1) -> TimestampedValue:
+    message = Message(b"", {}, message_id, int((START_S + second) * 1e6))
+    return TimestampedValue(ImageRef(uri, generation, message=message), START_S + second)
+
+
+def only_one() -> str:
+    return "detector-1"
+
+
+def run(bundles, passed, duplicates, horizon_s=600):
+    story = test_stream.TestStream(coder=PickleCoder())
+    for bundle in bundles:
+        story.add_elements(bundle)
+    story.advance_watermark_to_infinity()
+    with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
+        once = p | story | Once(only_one, horizon_s)
+        ids = once.refs | "Ids" >> beam.Map(lambda found: found.message.message_id)
+        assert_that(ids, equal_to(passed), label="passed")
+        assert_that(once[DUPLICATES], equal_to(duplicates), label="duplicates")
+
+
+def test_duplicates_in_one_bundle_and_across_bundles_give_one_ref():
+    run([[ref("1", 0), ref("2", 1)], [ref("3", 2)], [ref("4", 599)]], ["1"], ["2", "3", "4"])
+
+
+def test_another_generation_uri_or_none_at_all_is_another_image():
+    found = [ref("1", 0), ref("2", 0, generation=2), ref("3", 0, uri="gs://b/b"), ref("4", 0, generation=None)]
+    run([found], ["1", "2", "3", "4"], [])
+
+
+def test_a_redelivery_is_dropped_but_not_acknowledged_before_its_row_is_written():
+    run([[ref("1", 0)], [ref("1", 0)], [ref("2", 1)]], ["1"], ["2"])
+
+
+def test_the_horizon_is_measured_between_publications_not_deliveries():
+    run([[ref("new", 700)], [ref("old", 101)], [ref("older", 99)]], ["new", "older"], ["old"], horizon_s=600)
+    run([[ref("1", 0)], [ref("2", 601)], [ref("3", 1201)]], ["1", "2"], ["3"], horizon_s=600)
+
+
+def test_what_is_older_than_the_horizon_is_forgotten():
+    def bundle(i: int) -> list[TimestampedValue]:
+        return [ref(f"{i}", 10 * i, uri=f"gs://b/{i}")]
+
+    # A minute's horizon: the message of image 0 comes again after the same bucket has seen newer ones.
+    bucket = _with_bucket(bundle(0)[0].value)[0]
+    newer = next(i for i in range(10, 100_000) if _with_bucket(bundle(i)[0].value)[0] == bucket)
+    again = [ref("again", 1, uri="gs://b/0")]
+    run([bundle(0), bundle(newer), again], ["0", f"{newer}", "again"], [], horizon_s=60)
+
+
+class State:
+    """What a runner keeps for one bucket."""
+
+    def __init__(self):
+        self.value = None
+
+    def read(self):
+        return self.value
+
+    def write(self, value):
+        self.value = value
+
+
+def test_a_new_detector_scores_an_image_anew():
+    detectors = iter(["detector-1", "detector-1", "detector-2", "detector-2"])
+    dofn, state = _OnceDoFn(lambda: next(detectors), 600), State()
+    passed = [
+        [found for found in dofn.process((0, ref(str(i), i).value), state) if isinstance(found, ImageRef)]
+        for i in range(4)
+    ]
+    assert [len(refs) for refs in passed] == [1, 0, 1, 0]
+
+
+def test_what_is_remembered_is_bounded_by_the_horizon():
+    dofn, state = _OnceDoFn(only_one, 60), State()
+    for second in range(1000):
+        list(dofn.process((0, ref(str(second), second, uri=f"gs://b/{second}").value), state))
+        assert len(state.value) <= 61
