@@ -1,5 +1,6 @@
 """Images made by the tests themselves, good and broken."""
 
+import datetime
 import io
 import os
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +30,13 @@ def photo(seed: int, height_px: int = 96, width_px: int = 128) -> np.ndarray:
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width_px, height_px), Image.Resampling.BICUBIC), float)
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def tiny(i: int) -> bytes:
+    """A PNG of 64 x 64 px, another for each i below 4,096, in about a hundred bytes."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[i % 64, i // 64] = 255
+    return encode(pixels, "PNG")
 
 
 BROKEN = {
@@ -57,6 +67,34 @@ def write_images(folder: Path, good: int, broken: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return folder
+
+
+def make_row(uri: str, status: str = "scored") -> dict:
+    """A row that the schema takes, of an image that nobody scored."""
+    scored = status == "scored"
+    return {
+        **dict.fromkeys(SCHEMA.names),
+        "row_id": uri,
+        "run_id": "r1",
+        "scanned_at": datetime.datetime.now(datetime.timezone.utc),
+        "image_uri": uri,
+        "status": status,
+        "error_code": None if scored else "corrupt",
+        "verdict": "likely_real" if scored else None,
+        "alpha": 0.01,
+        "detector_id": "d",
+        "backbone": "micro",
+        "signature_sha256": "s",
+        "bank_sha256": "b",
+        "schema_version": SCHEMA_VERSION,
+        "attributes": [],
+    }
+
+
+def files_in(output: Path | str) -> list[str]:
+    """Every file under an output, relative to it."""
+    root = Path(output)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import duckdb
 import pytest
 from conftest import write_images
 
+from mdmf_ops import cli
+
 
 def mdmf(*arguments, cwd=None):
     """Runs the command and returns the finished process."""
@@ -49,6 +51,36 @@ def test_dry_run_reads_and_writes_nothing(images, tmp_path):
     assert plan["images"] == 27
     assert plan["bytes"] == sum(path.stat().st_size for path in images.rglob("*") if path.is_file())
     assert not (tmp_path / "out").exists()
+
+
+def test_lists_and_filters_choose_the_images(images, tmp_path, capsys):
+    wanted = [str(path) for path in images.rglob("*.png")]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *wanted]))
+
+    def planned(*arguments):
+        assert cli.main(["scan", *map(str, arguments), "--output", str(tmp_path / "out"), "--dry_run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["images"]
+
+    assert planned("--input_list", tmp_path / "list.csv", "--list_column", "path") == len(wanted)
+    assert planned(images, "--suffix", ".PNG", "--suffix", ".bmp", "--min_bytes", 1) > len(wanted)
+    assert planned(images, "--changed_since", "2999-01-01") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "out"], "nothing to scan"),
+        (["s3://bucket/a", "--output", "out"], "s3://bucket/a: local paths and gs:// are read"),
+        ([".", "--output", "s3://bucket/out"], "s3://bucket/out: local paths and gs:// are read"),
+        ([".", "--output", "out", "--skip_unchanged", "day0"], "no committed run there"),
+        (["--input_list", "missing.txt", "--output", "out"], "missing.txt"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_refused_in_one_line(images, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(images)
+    assert cli.main(["scan", *arguments]) == cli.EXIT_USAGE
+    errors = capsys.readouterr().err
+    assert message in errors and len(errors.splitlines()) == 1
 
 
 def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):

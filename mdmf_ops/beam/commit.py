@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, Run
-from mdmf_ops.beam.storage import StoredFile, delete, exists, is_gcs, list_files, open_file, publish
+from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file, publish
 from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
 MANIFEST_FORMAT = 1
@@ -121,8 +121,10 @@ def sha256_of(file: BinaryIO) -> str:
 
 def retract(run: Run) -> None:
     """Takes back the manifest of an earlier run of the same id: its files are about to be replaced."""
-    if exists(run.manifest_path):
-        delete(run.manifest_path)
+    # By listing: it fails where the bucket is not there, before a night of scoring has gone by.
+    for file in list_files(run.output, f"{MANIFEST_FOLDER}/"):
+        if file.path == run.manifest_path:
+            delete(file.path)
 
 
 def commit(

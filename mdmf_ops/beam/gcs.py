@@ -4,9 +4,9 @@ Every request is retried with growing pauses where the error is transient, for a
 """
 
 import base64
-import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -63,6 +63,17 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, name
 
 
+@contextmanager
+def _plain_errors(uri: str) -> Iterator[None]:
+    """What is missing or forbidden, as the local file system would say it."""
+    try:
+        yield
+    except NotFound as error:
+        raise FileNotFoundError(f"{uri}: no such bucket or object") from error
+    except (Forbidden, Unauthorized) as error:
+        raise PermissionError(f"{uri}: {error.message}: grant this account access") from error
+
+
 def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> Iterator[ImageRef]:
     """Lists the objects under a prefix in the order of their names, page by page.
 
@@ -72,16 +83,18 @@ def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> It
     blobs = client().list_blobs(
         bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, fields=_LISTED, retry=RETRY
     )
-    for blob in blobs:
-        # Names that end in a slash are the folders that consoles draw. An emulator may not know the bounds.
-        if not blob.name.endswith("/") and start <= blob.name and (not end or blob.name < end):
-            yield _ref(bucket, blob)
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        for blob in blobs:
+            # Names that end in a slash are the folders that consoles draw. An emulator may not know the bounds.
+            if not blob.name.endswith("/") and start <= blob.name and (not end or blob.name < end):
+                yield _ref(bucket, blob)
 
 
 def fits_a_page(bucket: str, prefix: str) -> bool:
     """Whether one request lists all that is under a prefix."""
     blobs = client().list_blobs(bucket, prefix=prefix, page_size=PAGE, fields="items(name),nextPageToken", retry=RETRY)
-    next(blobs.pages, None)
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        next(blobs.pages, None)
     return blobs.next_page_token is None
 
 
@@ -90,7 +103,8 @@ def subfolders(bucket: str, prefix: str) -> list[str]:
     blobs = client().list_blobs(
         bucket, prefix=prefix, delimiter="/", max_results=PAGE, fields="prefixes,nextPageToken", retry=RETRY
     )
-    next(blobs.pages, None)
+    with _plain_errors(f"gs://{bucket}/{prefix}"):
+        next(blobs.pages, None)
     return sorted(blobs.prefixes)
 
 
@@ -176,11 +190,12 @@ def open_object(uri: str, generation: int | None = None) -> BinaryIO:
 def upload(source: Path, uri: str) -> None:
     """Writes a whole local file as one object: readers see all of it or what was there before."""
     bucket, name = split(uri)
-    client().bucket(bucket).blob(name).upload_from_filename(source, checksum="crc32c", retry=RETRY)
+    with _plain_errors(uri):
+        client().bucket(bucket).blob(name).upload_from_filename(source, checksum="crc32c", retry=RETRY)
 
 
 def delete(uri: str) -> None:
     """Deletes an object; one that is not there is no error."""
     bucket, name = split(uri)
-    with contextlib.suppress(NotFound):
+    with _plain_errors(uri), suppress(NotFound):
         client().bucket(bucket).delete_blob(name, retry=RETRY)

@@ -1,38 +1,16 @@
 """The dataset after good runs, broken runs, retries and reruns, read back from the disk."""
 
-import datetime
 import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import files_in, make_row
 
 from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam.commit import CommitError, CommitOptions, commit, read_manifest, retract, write_shard
 from mdmf_ops.beam.run import Run
-from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION, SchemaError
-
-
-def make_row(uri, status="scored"):
-    scored = status == "scored"
-    return {
-        **dict.fromkeys(SCHEMA.names),
-        "row_id": uri,
-        "run_id": "r1",
-        "scanned_at": datetime.datetime.now(datetime.timezone.utc),
-        "image_uri": uri,
-        "status": status,
-        "error_code": None if scored else "corrupt",
-        "verdict": "likely_real" if scored else None,
-        "alpha": 0.01,
-        "detector_id": "d",
-        "backbone": "micro",
-        "signature_sha256": "s",
-        "bank_sha256": "b",
-        "schema_version": SCHEMA_VERSION,
-        "attributes": [],
-    }
-
+from mdmf_ops.schema import SCHEMA, SchemaError
 
 ROWS = [make_row("/c"), make_row("/a"), make_row("/b", "failed")]
 
@@ -42,14 +20,9 @@ def run(tmp_path):
     return Run(str(tmp_path / "out"), "r1", "2026-01-02", "2026-01-02T00:00:00+00:00")
 
 
-def files_in(run):
-    root = Path(run.output)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-
 def test_a_shard_is_sorted_compressed_and_has_its_fixed_name(run):
     file = write_shard(run, 2, 5, ROWS)
-    assert files_in(run) == [file["path"]] == ["scan_date=2026-01-02/r1-00002-of-00005.parquet"]
+    assert files_in(run.output) == [file["path"]] == ["scan_date=2026-01-02/r1-00002-of-00005.parquet"]
     path = Path(run.output, file["path"])
     parquet = pq.ParquetFile(path)
     assert parquet.read().column("image_uri").to_pylist() == ["/a", "/b", "/c"]
@@ -63,7 +36,7 @@ def test_a_retried_shard_replaces_itself(run):
     write_shard(run, 0, 1, ROWS[:2])
     file = write_shard(run, 0, 1, ROWS)
     manifest = commit(run, 3, [file], CommitOptions())
-    assert files_in(run) == ["_runs/r1.json", file["path"]]
+    assert files_in(run.output) == ["_runs/r1.json", file["path"]]
     assert manifest["counts"]["verdict"] == {"likely_real": 2}
     assert read_manifest(run) == manifest
 
@@ -71,7 +44,7 @@ def test_a_retried_shard_replaces_itself(run):
 def test_a_bad_row_leaves_nothing_behind(run):
     with pytest.raises(SchemaError):
         write_shard(run, 0, 1, [*ROWS, make_row("/d") | {"run_id": None}])
-    assert files_in(run) == []
+    assert files_in(run.output) == []
 
 
 def test_a_failed_write_leaves_the_old_file_whole(run, monkeypatch):
@@ -84,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file_whole(run, monkeypatch):
     monkeypatch.setattr(commit_module.pq, "write_table", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_shard(run, 0, 1, ROWS[:1])
-    assert files_in(run) == [run.data_file(0, 1)]
+    assert files_in(run.output) == [run.data_file(0, 1)]
     assert Path(run.output, run.data_file(0, 1)).read_bytes() == before
 
 
@@ -137,7 +110,7 @@ def test_a_rerun_clears_its_own_stale_files_on_any_day_and_no_others(run, tmp_pa
     kept = [write_shard(other, 0, 1, ROWS)["path"] for other in (neighbour, twin)]
     file = write_shard(run, 0, 1, ROWS)
     commit(run, 3, [file], CommitOptions())
-    assert files_in(run) == sorted(["_runs/r1.json", file["path"], *kept])
+    assert files_in(run.output) == sorted(["_runs/r1.json", file["path"], *kept])
 
 
 def test_the_manifest_is_gone_while_its_files_are_replaced(run):

@@ -4,7 +4,8 @@ import emulators
 import pytest
 from emulators import Bucket, CountingProxy
 
-from mdmf_ops.beam import ImageRef, gcs
+from mdmf_ops.beam import ImageRef, Run, gcs
+from mdmf_ops.beam.commit import retract
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.detector import ErrorCode, Limits
@@ -176,5 +177,7 @@ def test_a_named_object_that_is_not_there_is_a_failed_image(bucket):
 
 
 def test_a_bucket_that_is_not_there_fails_the_listing(proxy):
-    with pytest.raises(Exception, match="404"):
+    with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
         list(list_images("gs://no-such-bucket-here/"))
+    with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
+        retract(Run.start("gs://no-such-bucket-here/out"))

@@ -88,6 +88,50 @@ def test_the_limit_on_bytes_holds_whatever_was_listed(tmp_path, listed):
     assert fetch_image(ImageRef(str(path), size_bytes=listed), limits).content == bytes(1000)
 
 
+def test_a_file_written_to_since_it_was_listed_is_changed(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"listed")
+    [ref] = list_images(str(path))
+    assert fetch_image(ref, Limits()) == (ref, b"listed", None)
+    os.utime(path, ns=(0, ref.modified_ns + 1))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+    path.write_bytes(b"larger than listed")
+    os.utime(path, ns=(0, ref.modified_ns))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+
+
+def test_a_file_written_to_while_it_is_read_is_changed(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"listed")
+    [ref] = list_images(str(path))
+    fstat = os.fstat
+
+    def write_after(descriptor):
+        status = fstat(descriptor)
+        os.utime(path, ns=(0, ref.modified_ns + 1))
+        return status
+
+    monkeypatch.setattr(os, "fstat", write_after)
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.CHANGED
+
+
+def test_size_and_time_of_a_named_file_are_those_that_were_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"content")
+    ref = fetch_image(ImageRef(str(path)), Limits()).ref
+    assert (ref.size_bytes, ref.modified_ns) == (7, path.stat().st_mtime_ns)
+
+
+def test_a_pipe_in_place_of_a_file_fails_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    [ref] = list_images(str(tmp_path))
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.UNREADABLE
+
+
+def test_a_name_that_no_file_can_have_fails_as_one_image():
+    assert fetch_image(ImageRef("/a\0b"), Limits()).error.code is ErrorCode.UNREADABLE
+
+
 def test_a_large_file_is_refused_unread(tmp_path):
     missing = ImageRef(str(tmp_path / "never-opened.jpg"), size_bytes=1 << 40)
     assert fetch_image(missing, Limits()).error.code is ErrorCode.TOO_MANY_BYTES

@@ -6,12 +6,10 @@ import json
 
 import duckdb
 import emulators
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import FULL, encode, photo
+from conftest import FULL, encode, photo, tiny
 from emulators import Bucket, CountingProxy
-from PIL import Image as PillowImage
 
 import mdmf_ops.cli
 from mdmf_ops.beam import gcs
@@ -20,15 +18,6 @@ from mdmf_ops.beam.runs import latest_rows, latest_sql, strays, verify_run
 from pipelines import rescan
 
 IMAGES = 2000 if FULL else 500
-
-
-def tiny(i):
-    """A PNG of 64 x 64 px of which no two are the same, in a few hundred bytes."""
-    pixels = np.zeros((64, 64), np.uint8)
-    pixels[i % 64, i // 64] = 255
-    buffer = io.BytesIO()
-    PillowImage.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def scan(source, output, run_id, **options):

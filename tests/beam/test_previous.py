@@ -1,0 +1,87 @@
+"""What an earlier row says of an image that is listed again: whether it must be read."""
+
+import datetime
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.util import assert_that, equal_to
+from conftest import make_row
+
+import model_assets
+from mdmf_ops.beam import ImageRef, Run, SkipUnchanged
+from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
+from mdmf_ops.beam.previous import Seen, is_unchanged
+
+DETECTOR = "d-1"
+NS = 1_767_225_600_123_456_789
+
+
+def seen(**changes):
+    row = Seen(1, generation=7, size_bytes=100, modified_us=NS // 1000, detector_id=DETECTOR, settled=True)
+    return row._replace(**changes)
+
+
+OBJECT = ImageRef("gs://b/a.jpg", generation=7, size_bytes=100, modified_ns=NS)
+FILE = ImageRef("/a.jpg", size_bytes=100, modified_ns=NS)
+
+
+@pytest.mark.parametrize(
+    ("ref", "rows", "unchanged"),
+    [
+        (OBJECT, [], False),
+        (OBJECT, [seen()], True),
+        (OBJECT, [seen(size_bytes=None, modified_us=None)], True),
+        (OBJECT, [seen(generation=6)], False),
+        (OBJECT, [seen(generation=None)], False),
+        (OBJECT, [seen(detector_id="d-2")], False),
+        (OBJECT, [seen(settled=False)], False),
+        (OBJECT._replace(generation=None, modified_ns=None), [seen()], False),
+        (FILE, [seen(generation=None)], True),
+        (FILE, [seen(generation=None, size_bytes=99)], False),
+        (FILE, [seen(generation=None, modified_us=NS // 1000 + 1)], False),
+        (FILE._replace(modified_ns=None), [seen(generation=None, modified_us=None)], False),
+        # The newest row decides: an older one that fits is no longer what `mdmf latest` shows.
+        (FILE, [seen(generation=None), seen(scanned_ns=2, generation=None, size_bytes=99)], False),
+        (FILE, [seen(scanned_ns=2, generation=None), seen(generation=None, size_bytes=99)], True),
+        (OBJECT, [seen(scanned_ns=2, settled=False), seen()], False),
+    ],
+)
+def test_an_image_is_skipped_only_if_its_newest_row_holds(ref, rows, unchanged):
+    assert is_unchanged(ref, rows, DETECTOR) is unchanged
+    assert is_unchanged(ref, rows[::-1], DETECTOR) is unchanged
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """An output with a committed run, a run of the present id, and a file that no manifest lists."""
+    detector_id = model_assets.read_assets(model_assets.embedded()).detector_id
+    modified_at = datetime.datetime.fromtimestamp(100, datetime.timezone.utc)
+
+    def rows(*uris, **changes):
+        known = {"image_bytes": 5, "image_modified_at": modified_at, "image_sha256": "s", "detector_id": detector_id}
+        return [make_row(uri) | known | changes for uri in uris]
+
+    def run(run_id):
+        return Run(str(tmp_path), run_id, "2026-01-02", f"2026-01-02T00:00:00+00:00{run_id}")
+
+    def add(run_id, rows):
+        commit(run(run_id), len(rows), [write_shard(run(run_id), 0, 1, rows)], CommitOptions())
+
+    add("r1", rows("/kept", "/bigger") + rows("/lost", image_sha256=None) + rows("/crash", error_code="internal"))
+    add("now", rows("/own"))
+    write_shard(run("killed"), 0, 1, rows("/uncommitted"))
+    return run("now")
+
+
+def test_only_rows_of_other_committed_runs_count(earlier, run_pipeline):
+    uris = ["/kept", "/bigger", "/lost", "/crash", "/own", "/uncommitted", "/new"]
+    refs = [ImageRef(uri, size_bytes=6 if uri == "/bigger" else 5, modified_ns=100 * 10**9) for uri in uris]
+    with run_pipeline() as p:
+        split = p | beam.Create(refs, reshuffle=False) | SkipUnchanged(earlier.output, earlier)
+        assert_that(split.skipped, equal_to(["/kept"]), "skipped")
+        changed = split.changed | beam.Map(_uri)
+        assert_that(changed, equal_to(uris[1:]), "changed")
+
+
+def _uri(ref):
+    return ref.uri

@@ -1,0 +1,136 @@
+"""What lies in an output after good, killed and damaged runs: shown, checked, cleaned, queried."""
+
+import datetime
+import os
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import files_in, make_row
+
+from mdmf_ops.beam import Run
+from mdmf_ops.beam import commit as commit_module
+from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
+from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
+
+
+def at(hour):
+    return datetime.datetime(2026, 1, 2, hour, tzinfo=datetime.timezone.utc)
+
+
+def add(output, run_id, hour, uris, scan_date="2026-01-02", num_shards=1, committed=True):
+    run = Run(str(output), run_id, scan_date, at(hour).isoformat())
+    rows = [make_row(uri) | {"run_id": run_id, "scanned_at": at(hour)} for uri in uris]
+    files = [write_shard(run, i, num_shards, rows[i::num_shards]) for i in range(num_shards)]
+    if committed:
+        commit(run, len(rows), files, CommitOptions())
+    return run
+
+
+@pytest.fixture
+def output(tmp_path):
+    add(tmp_path, "night-1", 1, ["/a", "/b", "/ü", "/c"], num_shards=2)
+    add(tmp_path, "night-2", 2, ["/b", "/d"], scan_date="2026-01-03")
+    add(tmp_path, "killed", 3, ["/a", "/d", "/e"], scan_date="2026-01-03", committed=False)
+    return tmp_path
+
+
+LATEST = [("/a", "night-1"), ("/b", "night-2"), ("/c", "night-1"), ("/d", "night-2"), ("/ü", "night-1")]
+
+
+def test_latest_is_the_newest_committed_row_of_every_image(output):
+    assert [(row["image_uri"], row["run_id"]) for row in latest_rows(str(output))] == LATEST
+
+
+def test_the_query_for_duckdb_says_the_same(output):
+    rows = duckdb.sql(f"select image_uri, run_id from ({latest_sql(str(output))})").fetchall()
+    assert sorted(rows) == LATEST
+
+
+def test_duckdb_reads_one_day_from_that_days_files_alone(output):
+    source = f"read_parquet('{output}/**/*.parquet', hive_partitioning = true)"
+    assert duckdb.sql(f"select count(*) from {source}").fetchall() == [(9,)]
+    query = f"select image_uri from {source} where scan_date = '2026-01-02' and verdict = 'likely_real'"
+    assert sorted(duckdb.sql(query).fetchall()) == [("/a",), ("/b",), ("/c",), ("/ü",)]
+    plan = duckdb.sql(f"explain analyze {query}").fetchall()[0][1]
+    assert "Scanning Files: 2/4" in plan.replace("\n", " ")
+
+
+def test_a_whole_run_verifies_and_what_a_killed_one_left_is_stray(output):
+    assert [verify_run(str(output), manifest) for manifest in read_manifests(str(output))] == [[], []]
+    assert [Path(file.path).name for file in strays(str(output))] == ["killed-00000-of-00001.parquet"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "swapped"])
+def test_a_damaged_run_says_which_file(output, damage):
+    manifest = read_manifests(str(output))[0]
+    first, second = (output / file["path"] for file in manifest["files"])
+    if damage == "missing":
+        first.unlink()
+    elif damage == "changed":
+        first.write_bytes(first.read_bytes()[:-1] + b"x")
+    else:
+        first.write_bytes(second.read_bytes())
+    [line] = verify_run(str(output), manifest)
+    assert str(first) in line
+
+
+def test_gc_leaves_the_young_the_committed_and_no_empty_folder(output):
+    add(output, "young", 3, ["/y"], scan_date="2026-01-05", committed=False)
+    add(output, "old", 3, ["/o"], scan_date="2026-01-06", committed=False)
+    temporary = output / "_tmp" / "old" / "mdmf-1.tmp"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.touch()
+    committed = [path for path in files_in(output) if "night" in path]
+    for path in output.rglob("*old*"):
+        os.utime(path, (0, 0))
+    os.utime(temporary, (0, 0))
+    collect(str(output), strays(str(output), min_age_s=3600))
+    names = {path.name for path in output.rglob("*")}
+    assert {"young-00000-of-00001.parquet", "killed-00000-of-00001.parquet"} <= names
+    assert not (output / "scan_date=2026-01-06").exists() and not (output / "_tmp" / "old").exists()
+    collect(str(output), strays(str(output)))
+    assert files_in(output) == committed
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"format": 99, "files": []}', '{"format": 1, "files": [{"path": "../../etc/passwd"}]}'],
+)
+def test_a_manifest_that_is_none_is_named(output, content):
+    (output / "_runs" / "odd.json").write_text(content)
+    with pytest.raises(ManifestError, match=r"odd\.json"):
+        read_manifests(str(output))
+
+
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_that_stops_at_any_step_promises_nothing_false_and_its_rerun_is_whole(tmp_path, monkeypatch, step, after):
+    add(tmp_path, "r", 1, ["/a", "/b", "/c"], scan_date="2026-01-01", num_shards=3)
+    run = Run(str(tmp_path), "r", "2026-01-02", at(2).isoformat())
+    steps = iter(range(100))
+
+    def stop_at(function):
+        def stopping(*args):
+            stop = next(steps) == step
+            if stop and not after:
+                raise KeyboardInterrupt
+            function(*args)
+            if stop:
+                raise KeyboardInterrupt
+
+        return stopping
+
+    with monkeypatch.context() as patch:
+        for name in ("publish", "delete"):
+            patch.setattr(commit_module, name, stop_at(getattr(commit_module, name)))
+        with pytest.raises(KeyboardInterrupt):
+            retract(run)
+            add(tmp_path, "r", 2, ["/a", "/b", "/c"])
+    for manifest in read_manifests(str(tmp_path)):
+        assert verify_run(str(tmp_path), manifest) == []
+    retract(run)
+    add(tmp_path, "r", 3, ["/a", "/b", "/c"])
+    [manifest] = read_manifests(str(tmp_path))
+    assert files_in(run.output) == ["_runs/r.json", manifest["files"][0]["path"]]
+    assert verify_run(str(tmp_path), manifest) == []
