@@ -1,13 +1,15 @@
 """Pub/Sub on the local runner, so that `mdmf stream` on one machine loses nothing either.
 
 Beam's own local read acknowledges a message before it is processed, and lets windows close only when a pull returns.
-This one reads through Google's streaming client, which extends each message's lease, and leaves the acknowledgement
-to whoever made the message's row durable. A killed process has acknowledged nothing that is not in a file: the
-service delivers the rest again. On Dataflow none of this runs: the service does it.
+This one extends each message's lease and leaves the acknowledgement to whoever made the message's row durable. A killed
+process has acknowledged nothing that is not in a file: the service delivers the rest again, when the leases end. On
+Dataflow none of this runs: the service does it.
 
 Only the bundle-based local runner is touched, through the one table in which it looks up how to run a transform.
 """
 
+import contextlib
+import logging
 import queue
 import threading
 import time
@@ -25,7 +27,10 @@ from apache_beam.runners.direct.watermark_manager import WatermarkManager
 from apache_beam.runners.worker import statesampler
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
+from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, ServiceUnavailable
 from google.cloud import pubsub_v1
+
+_log = logging.getLogger(__name__)
 
 WAIT_S = 0.2
 """How long a read waits for a first message: as often do windows and timers look at the clock in a quiet stream."""
@@ -37,11 +42,15 @@ the stream is quiet and full when it is busy."""
 WATERMARK_LAG_S = 2.0
 """A message that takes longer from its publisher to here may come after its window has closed, and is then late."""
 
-_OUTSTANDING = pubsub_v1.types.FlowControl(
-    max_messages=100_000, max_bytes=1 << 30, max_lease_duration=24 * 3600, max_duration_per_lease_extension=60
-)
+LEASE_S = 20
+"""A killed process's messages are delivered again after this time."""
+
+_MAX_OUTSTANDING = 200_000
 """Messages are outstanding until their window is written. Beyond this many the service holds the rest back."""
 
+_PULL_S = 5.0
+_FLUSH_S = 0.2
+_MAX_IDS = 1000
 _REMEMBERED = 100_000
 _CLOSING_S = 24 * 3600
 DRAIN_S = 120.0
@@ -49,77 +58,125 @@ DRAIN_S = 120.0
 
 
 class _Subscription:
-    """The one subscription of this process: its outstanding messages and what was acknowledged of them."""
+    """The one subscription of this process: what has arrived, what is outstanding and what was acknowledged.
+
+    Google's streaming client does the same with more threads. It was tried: the emulator goes on handing messages to a
+    client that was killed, for minutes, which no test of a kill and no user on the emulator could bear.
+    """
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._arrived: queue.SimpleQueue = queue.SimpleQueue()
-        self._outstanding: dict[str, pubsub_v1.subscriber.message.Message] = {}
+        self._arrived: queue.Queue = queue.Queue(2 * BATCH_MESSAGES)
+        self._outstanding: dict[str, str] = {}  # ack id by message id
+        self._done: list[str] = []  # ack ids to be handed in
         self._acknowledged: OrderedDict[str, None] = OrderedDict()
-        self._pull: pubsub_v1.subscriber.futures.StreamingPullFuture | None = None
-        self._client: pubsub_v1.SubscriberClient | None = None
+        self._error: GoogleAPICallError | None = None
+        self._threads: list[threading.Thread] = []
         self._drain_ends_s = 0.0
+        self._closing = threading.Event()
         self.draining = threading.Event()
 
     def open(self, name: str) -> None:
-        with self._lock:
-            if self._pull is None:
-                self._client = pubsub_v1.SubscriberClient()
-                self._pull = self._client.subscribe(name, self._arrive, flow_control=_OUTSTANDING)
+        if not self._threads:
+            self._name = name
+            self._client = pubsub_v1.SubscriberClient()
+            self._threads = [threading.Thread(target=run, daemon=True) for run in (self._pull, self._keep)]
+            for thread in self._threads:
+                thread.start()
 
-    def _arrive(self, message) -> None:
-        with self._lock:
-            again = message.message_id in self._acknowledged
-            if not again:
-                self._outstanding[message.message_id] = message
-        if again:  # the service missed it
-            message.ack()
-        else:
-            self._arrived.put(message)
+    def _pull(self) -> None:
+        while not self.draining.is_set():
+            try:
+                response = self._client.pull(subscription=self._name, max_messages=BATCH_MESSAGES, timeout=_PULL_S)
+                self._extend([received.ack_id for received in response.received_messages])
+            except (DeadlineExceeded, ServiceUnavailable):
+                continue
+            except GoogleAPICallError as error:
+                self._error = error
+                return
+            for received in response.received_messages:
+                message_id = received.message.message_id
+                with self._lock:
+                    again = message_id in self._acknowledged
+                    if again:  # the service missed it
+                        self._done.append(received.ack_id)
+                    else:
+                        self._outstanding[message_id] = received.ack_id
+                if not again:
+                    self._arrived.put(received.message)
+            while len(self._outstanding) > _MAX_OUTSTANDING and not self.draining.wait(_FLUSH_S):
+                pass
 
-    def take(self) -> list:
+    def _keep(self) -> None:
+        """Hands in acknowledgements, and extends the leases of what is outstanding."""
+        extended_s = time.monotonic()
+        while not self._closing.wait(_FLUSH_S):
+            try:
+                self._flush()
+                if time.monotonic() - extended_s > LEASE_S / 3:
+                    extended_s = time.monotonic()
+                    with self._lock:
+                        ids = list(self._outstanding.values())
+                    for start in range(0, len(ids), _MAX_IDS):
+                        self._extend(ids[start : start + _MAX_IDS])
+            except GoogleAPICallError as error:  # tried again; a lease that ends meanwhile is a redelivery
+                _log.warning("Pub/Sub: %s", error.message)
+
+    def _extend(self, ack_ids: list[str]) -> None:
+        if ack_ids:
+            self._client.modify_ack_deadline(
+                subscription=self._name, ack_ids=ack_ids, ack_deadline_seconds=LEASE_S, timeout=LEASE_S
+            )
+
+    def _flush(self) -> None:
+        while self._done:
+            ids = self._done[:_MAX_IDS]
+            self._client.acknowledge(subscription=self._name, ack_ids=ids, timeout=LEASE_S)
+            with self._lock:
+                del self._done[: len(ids)]
+
+    def take(self) -> list[pubsub_v1.types.PubsubMessage]:
         """The messages that have arrived, at most a batch; waits a moment for the first.
 
         Raises:
             google.api_core.exceptions.GoogleAPICallError: the subscription cannot be read, for good.
         """
-        if self._pull.done() and not self.draining.is_set():
-            self._pull.result()
+        if self._error is not None:
+            raise self._error
         taken = []
-        try:
+        with contextlib.suppress(queue.Empty):
             taken.append(self._arrived.get(timeout=WAIT_S))
             while len(taken) < BATCH_MESSAGES:
                 taken.append(self._arrived.get_nowait())
-        except queue.Empty:
-            pass
         return taken
 
     def acknowledge(self, message_id: str) -> None:
+        """Marks a message as dealt with; its acknowledgement is handed in soon."""
         with self._lock:
-            message = self._outstanding.pop(message_id, None)
-            if message is None:
+            ack_id = self._outstanding.pop(message_id, None)
+            if ack_id is None:
                 return
+            self._done.append(ack_id)
             self._acknowledged[message_id] = None
             if len(self._acknowledged) > _REMEMBERED:
                 self._acknowledged.popitem(last=False)
-        message.ack()
 
     def drain(self) -> None:
         """Takes no more messages in; what is in the pipeline goes through it, and its windows close."""
         self._drain_ends_s = time.monotonic() + DRAIN_S
         self.draining.set()
-        if self._pull is not None:
-            self._pull.cancel()
 
     def is_drained(self) -> bool:
         """Whether every message that was taken in is acknowledged, or the time for that is over."""
-        return not self._outstanding or time.monotonic() > self._drain_ends_s
+        pulling = self._threads[0].is_alive()
+        return (not pulling and not self._outstanding) or time.monotonic() > self._drain_ends_s
 
     def close(self) -> None:
         """Hands in the last acknowledgements."""
-        if self._pull is not None:
-            self._pull.cancel()
-            self._pull.result(timeout=30)
+        if self._threads:
+            self._closing.set()
+            self._threads[1].join()
+            self._flush()
             self._client.close()
 
 
