@@ -167,8 +167,14 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
         sent.append((data if poison else images[i % 50], {"item": str(i)}))
     expected = {message_uri(Message(data, attributes, "", 0)) for data, attributes in sent}
     assert len(expected) == unique
-    story = sent + rng.choices(sent, k=count - unique)
-    story[unique // 2 :] = rng.sample(story[unique // 2 :], len(story) - unique // 2)
+    # Four parts. A duplicate is of its own part, and the third, under which the detector is swapped, has none: an image
+    # that comes again under another detector is another row.
+    quarter = unique // 4
+    parts = [sent[i * quarter : (i + 1) * quarter] for i in range(4)]
+    for part, share in zip(parts, (1, 1, 0, 2), strict=True):
+        part += rng.choices(part, k=(count - unique) * share // 4)
+        rng.shuffle(part)
+    assert sum(map(len, parts)) == count
     command = flags(output, uploads, alerts, errors, "--window_s", "5", "--assets", str(pointer), "--pointer_s", "0.5")
     resident_mb = []
     with StreamProcess(tmp_path / "log", *command) as stream:
@@ -191,28 +197,29 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
                 )
                 time.sleep(0.5)
 
-        quarter = unique // 4
-        send(story[:quarter])
+        send(parts[0])
         watch(quarter // 2, "the first rows")
         pointer.write_text("broken\n")
-        send(story[quarter : 2 * quarter])
+        send(parts[1])
         watch(2 * quarter, "rows while the pointer is broken")
         broken_until = len(alerts.received)
+        send(parts[2])
         pointer.write_text("two\n")
-        send(story[2 * quarter :])
+        watch(3 * quarter, "rows while the detector is swapped")
+        send(parts[3])
         watch(unique, "the last rows")
         metrics = metrics_of(stream.drain())
     rows = read_rows(output)
     assert Counter(row["image_uri"] for row in rows) == Counter(expected)
     assert len([row for row in rows if row["status"] == "failed"]) == len(range(7, unique, 40)) == len(errors.pull())
     assert metrics["messages_received"] == count
-    # After the swap an image that the first detector has scored is scored by the second too: that would be a row more.
     assert metrics["messages_duplicate"] == count - unique
     assert metrics["rows_written"] == unique == metrics["images_received"]
     assert (metrics["detector_swaps"], metrics["detector_rejections"] > 0) == (1, True)
     by_alert = [json.loads(data)["detector_id"] for data, _ in alerts.received]
     assert set(by_alert[:broken_until]) == {ids[0]}
-    assert by_alert == sorted(by_alert, key=ids.index)  # the old one, then the new one, in the order of scoring
+    in_order = [row["detector_id"] for row in sorted(rows, key=lambda row: row["scanned_at"])]
+    assert in_order == sorted(in_order, key=ids.index)  # the old one, then the new one
     assert Counter(by_alert) == Counter(row["detector_id"] for row in rows if row["status"] == "scored")
     assert Counter(by_alert)[ids[1]] > 0
     settled = resident_mb[len(resident_mb) // 2]
