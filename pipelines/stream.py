@@ -24,14 +24,14 @@ from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import CHECK_S, DetectorOptions, current_id
 from mdmf_ops.beam.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
 from mdmf_ops.beam.local import SUBSCRIPTION, acknowledge, install
-from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
+from mdmf_ops.beam.once import BUCKETS, DUPLICATES, HORIZON_S, Once
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
 from mdmf_ops.detector import DEFAULT_ALPHA, Verdict
 
-LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+_LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 
 
 class StreamOptions(PipelineOptions):
@@ -138,6 +138,11 @@ def _verdicts(text: str) -> str:
     return text
 
 
+def is_local(options: StreamOptions) -> bool:
+    """Whether the options name the runner of this machine."""
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
 def start_stream(output: str) -> Run:
     """A new stream. Each start has a name of its own, since it counts its panes anew."""
     name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
@@ -149,7 +154,9 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     windows = Windows(options.window_s, options.num_shards)
     detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
     read = messages | "Read" >> ReadMessages(options.local_root)
-    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s)
+    once = read.refs | "Once" >> Once(
+        partial(current_id, detector), options.horizon_s, buckets=1 if is_local(options) else BUCKETS
+    )
     scored = (
         once.refs
         | "Window" >> windows.into()
@@ -180,13 +187,12 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
         raise ValueError("no --output: name the folder of the Parquet dataset")
     options.assets = options.assets and absolute(options.assets)
     options.local_root = options.local_root and absolute(options.local_root)
-    standard = options.view_as(StandardOptions)
-    standard.streaming = True
+    options.view_as(StandardOptions).streaming = True
     stream = start_stream(options.output)
     pipeline = beam.Pipeline(options=options)
     messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)
     done = build(messages, stream, options)
-    if standard.runner in LOCAL_RUNNERS:
+    if is_local(options):
         install()
         _ = done | "Acknowledge" >> beam.Map(acknowledge)
     return stream, pipeline.run()
@@ -202,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
     options = PipelineOptions(argv if argv is not None else sys.argv[1:]).view_as(StreamOptions)
     _stream, result = launch(options)
-    if options.view_as(StandardOptions).runner in LOCAL_RUNNERS:
+    if is_local(options):
         drain_on_signals()
     result.wait_until_finish()
     SUBSCRIPTION.close()

@@ -18,6 +18,8 @@ BUCKETS = 256
 Beam's own DeduplicatePerKey keeps a state and a timer for each key. The local runner looks through all of them after
 every bundle and frees none; and it drops a duplicate without a word, where here each is counted and acknowledged."""
 
+_PRUNE_EVERY = 64
+
 DUPLICATES = "duplicates"
 
 
@@ -32,17 +34,19 @@ class Once(beam.PTransform):
     Args:
         detector_id: tells which detector is current; called on the workers.
         horizon_s: for how long a key is remembered, in seconds of event time.
+        buckets: tables of keys. One is best in a single process: a local bundle is cut up by bucket.
     """
 
-    def __init__(self, detector_id: Callable[[], str], horizon_s: float = HORIZON_S):
+    def __init__(self, detector_id: Callable[[], str], horizon_s: float = HORIZON_S, buckets: int = BUCKETS):
         super().__init__()
         self._detector_id = detector_id
         self._horizon_s = horizon_s
+        self._buckets = buckets
 
     def expand(self, refs):
         split = (
             refs
-            | "KeyByBucket" >> beam.Map(_with_bucket).with_output_types(tuple[int, ImageRef])
+            | "KeyByBucket" >> beam.Map(_with_bucket, self._buckets).with_output_types(tuple[int, ImageRef])
             | "First" >> beam.ParDo(_OnceDoFn(self._detector_id, self._horizon_s)).with_outputs(DUPLICATES, main="refs")
         )
         split.refs.element_type = ImageRef
@@ -53,8 +57,8 @@ def _digest(*parts: object) -> bytes:
     return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=12).digest()
 
 
-def _with_bucket(ref: ImageRef) -> tuple[int, ImageRef]:
-    return int.from_bytes(_digest(ref.uri, ref.generation)[:4], "big") % BUCKETS, ref
+def _with_bucket(ref: ImageRef, buckets: int) -> tuple[int, ImageRef]:
+    return int.from_bytes(_digest(ref.uri, ref.generation)[:4], "big") % buckets, ref
 
 
 class _OnceDoFn(beam.DoFn):
@@ -80,7 +84,9 @@ class _OnceDoFn(beam.DoFn):
                 yield TaggedOutput(DUPLICATES, message.message_id)
             return
         seen[key] = (message.published_us, message.message_id)
-        newest_us = max(published_us for published_us, _ in seen.values())
-        seen_state.write({k: v for k, v in seen.items() if newest_us - v[0] <= self._horizon_us})
+        if len(seen) % _PRUNE_EVERY == 0:
+            newest_us = max(published_us for published_us, _ in seen.values())
+            seen = {key: first for key, first in seen.items() if newest_us - first[0] <= self._horizon_us}
+        seen_state.write(seen)
         self._unique.inc()
         yield ref

@@ -26,7 +26,6 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from apache_beam.options.pipeline_options import StandardOptions
 from apache_beam.runners.runner import PipelineResult
 
 from mdmf_ops.beam import local as beam_local
@@ -35,7 +34,7 @@ from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from pipelines.stream import LOCAL_RUNNERS, StreamOptions, add_stream_arguments, drain_on_signals, launch
+from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch
 
 TAKES_BEAM_FLAGS = True
 
@@ -58,7 +57,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     logging.basicConfig(format="mdmf stream: %(message)s")
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("mdmf_ops").setLevel(logging.INFO)
-    local = options.view_as(StandardOptions).runner in LOCAL_RUNNERS
+    local = is_local(options)
     try:
         stream, result = launch(options)
         if local:

@@ -9,7 +9,7 @@ from apache_beam.transforms.window import TimestampedValue
 
 from mdmf_ops.beam import ImageRef
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.once import DUPLICATES, Once, _OnceDoFn, _with_bucket
+from mdmf_ops.beam.once import DUPLICATES, Once, _OnceDoFn
 
 START_S = 1767312000
 
@@ -53,17 +53,6 @@ def test_the_horizon_is_measured_between_publications_not_deliveries():
     run([[ref("1", 0)], [ref("2", 601)], [ref("3", 1201)]], ["1", "2"], ["3"], horizon_s=600)
 
 
-def test_what_is_older_than_the_horizon_is_forgotten():
-    def bundle(i: int) -> list[TimestampedValue]:
-        return [ref(f"{i}", 10 * i, uri=f"gs://b/{i}")]
-
-    # A minute's horizon: the message of image 0 comes again after the same bucket has seen newer ones.
-    bucket = _with_bucket(bundle(0)[0].value)[0]
-    newer = next(i for i in range(10, 100_000) if _with_bucket(bundle(i)[0].value)[0] == bucket)
-    again = [ref("again", 1, uri="gs://b/0")]
-    run([bundle(0), bundle(newer), again], ["0", f"{newer}", "again"], [], horizon_s=60)
-
-
 class State:
     """What a runner keeps for one bucket."""
 
@@ -91,4 +80,4 @@ def test_what_is_remembered_is_bounded_by_the_horizon():
     dofn, state = _OnceDoFn(only_one, 60), State()
     for second in range(1000):
         list(dofn.process((0, ref(str(second), second, uri=f"gs://b/{second}").value), state))
-        assert len(state.value) <= 61
+        assert len(state.value) <= 61 + 64
