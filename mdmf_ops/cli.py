@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a detector from labelled images",
     "calibrate": "give a detector its p-values, from real images it was not trained on",
     "evaluate": "measure a detector on labelled images and write its model card",
+    "assets": "fetch, list and verify what detectors are made of",
 }
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2

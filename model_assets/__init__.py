@@ -37,6 +37,7 @@ class Assets:
 
     @property
     def detector_id(self) -> str:
+        """Name and digest: one id stands for exactly one set of bytes."""
         return self.manifest["detector_id"]
 
     def sha256(self, file: str) -> str:
@@ -143,8 +144,12 @@ def write_assets(folder: Path, name: str, files: list[str], content: Mapping[str
 
 def describe_file(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, as a manifest lists them."""
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    size_bytes, digest = 0, hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):  # an extractor may have gigabytes
+            size_bytes += len(chunk)
+            digest.update(chunk)
+    return {"bytes": size_bytes, "sha256": digest.hexdigest()}
 
 
 def _detector_id(manifest: Mapping[str, Any]) -> str:

@@ -107,3 +107,11 @@ def run_pipeline():
         return beam.Pipeline(options=PipelineOptions([], runner="FnApiRunner", **options))
 
     return start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """As a worker has: two threads that contend for a core are many times slower than one."""
+    import torch
+
+    torch.set_num_threads(1)

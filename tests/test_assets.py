@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 import model_assets
+from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
 from model_assets import AssetError, read_assets, write_assets
 
@@ -130,6 +131,28 @@ def test_uncalibrated_detector_says_what_to_run(folder):
     write_assets(folder, manifest.pop("name"), files, manifest)
     with pytest.raises(AssetError, match="mdmf calibrate"):
         Detector.load(folder)
+
+
+def test_verify_names_what_is_damaged(folder, tmp_path, capsys):
+    assert main(["assets", "verify", str(folder)]) == 0
+    assert "a detector: 4 files are whole" in capsys.readouterr().out
+    path = folder / "backbone.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert main(["assets", "verify", str(folder), str(tmp_path / "nowhere")]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "backbone.safetensors: expected" in errors[0]
+    assert "nowhere: no readable manifest.json" in errors[1]
+
+
+def test_list_names_the_embedded_detector_and_what_can_be_fetched(capsys):
+    assert main(["assets", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert Detector.load().assets.detector_id in listed
+    for size in ("small", "base", "large", "giant"):
+        assert f"facebook/dinov2-{size}\n" in listed
 
 
 def test_alpha_beyond_the_calibration_is_refused():

@@ -110,7 +110,9 @@ def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, messag
     assert not (images / "out").exists()
 
 
-@pytest.mark.parametrize("verb", [[], ["scan"], ["latest"], ["runs"], ["train"], ["calibrate"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["scan"], ["latest"], ["runs"], ["assets"], ["train"], ["calibrate"], ["evaluate"]]
+)
 def test_help_teaches(verb):
     done = mdmf(*verb, "--help")
     assert done.returncode == 0, done.stderr

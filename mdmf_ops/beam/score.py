@@ -15,7 +15,6 @@ from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ImageError, Limits, Score
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
-from mdmf_ops.detector.tiles import PATCH_PX
 from mdmf_ops.progress import Progress
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
@@ -175,7 +174,7 @@ def _scored(score: Score) -> Row:
         "verdict": score.verdict.value,
         "grid_rows": plan.grid_rows,
         "grid_cols": plan.grid_cols,
-        "patch_px": PATCH_PX,
+        "patch_px": plan.patch_px,
         "tiles": [
             {"top_px": top, "left_px": left, "height_px": plan.height_px, "width_px": plan.width_px}
             for top, left in plan.origins

@@ -9,6 +9,8 @@ are kept in the detector's folder; a p-value is the share of them that lie as hi
 import argparse
 from pathlib import Path
 
+import torch
+
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
+    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     try:
         with progress_bar("scoring real images") as bar:
             assets = calibrate(arguments.assets, images, arguments.work, bar)

@@ -13,6 +13,8 @@ Writes report.md and metrics.csv.
 import argparse
 from pathlib import Path
 
+import torch
+
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
@@ -38,6 +40,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if arguments.card and not arguments.leave_one_out:
         raise UsageError("--card goes with --leave_one_out: a model card tells of sources left out of training")
     images = read_images(arguments)
+    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     try:
         detector = Detector.load(arguments.assets, device="cpu")
         with progress_bar("embedding test images") as bar:

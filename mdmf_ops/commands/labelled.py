@@ -15,6 +15,7 @@ DEFAULT_WORK = Path("work")
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that name labelled images, and where work is kept."""
     group = parser.add_argument_group("labelled images: an index, or folders whose subfolders are the sources")
     group.add_argument("--index", type=Path, metavar="CSV", help="columns path, label (real or fake), source")
     group.add_argument(

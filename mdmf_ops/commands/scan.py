@@ -14,7 +14,6 @@ Flags that are not listed here go to Apache Beam, in the form --flag=value.
 import argparse
 import json
 import logging
-import os
 import re
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.beam.storage import absolute, exists, is_gcs, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
     """Pipeline options: ours from the command line, a local runner on every core unless another is named."""
     local = not any(flag.split("=")[0] == "--runner" for flag in rest)
-    workers = arguments.workers or len(os.sched_getaffinity(0))
+    workers = arguments.workers or usable_cores()
     if workers < 0:
         raise UsageError(f"--workers {workers}: 0 for every core, or a number of processes")
     defaults: dict[str, Any] = {}

@@ -15,10 +15,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
-from mdmf_ops.detector.detector import load_model
+from mdmf_ops.detector.detector import load_backbone
 from mdmf_ops.training.features import extract
 from mdmf_ops.training.fit import TrainingConfig, fit
 from mdmf_ops.training.train import describe_training, save_detector, training_images
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backbone_from",
         type=Path,
         metavar="DIR",
-        help="detector that lends its extractor (default: embedded)",
+        help="detector, or extractor of mdmf assets fetch, that lends its extractor (default: embedded)",
     )
 
 
@@ -47,22 +49,24 @@ def read_config(path: Path | None) -> TrainingConfig:
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
+    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     config = read_config(arguments.config)
     chosen = training_images(images, arguments.leave_out)
     try:
         assets = model_assets.read_assets(arguments.backbone_from or model_assets.embedded())
-        backbone, _ = load_model(assets)
+        backbone = load_backbone(assets)
         used = [images[i] for i in chosen]
         with progress_bar("embedding patches") as bar:
-            features = extract(used, backbone, "training_chain", config.copies, config.seed, arguments.work, bar)
+            # Of all images, though only some are trained on: `mdmf evaluate --leave_one_out` needs the same features.
+            features = extract(images, backbone, "training_chain", config.copies, config.seed, arguments.work, bar)
         key = json.dumps(dataclasses.asdict(config)) + "".join(str(image.path) for image in used)
         checkpoint = arguments.work / f"fit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         with progress_bar("training") as bar:
-            signature, bank = fit(features, used, range(len(used)), config, bar, checkpoint)
+            signature, bank = fit(features, images, chosen, config, bar, checkpoint)
     except (ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
     training = describe_training(used, config)
-    saved = save_detector(arguments.output, assets.manifest["backbone"]["name"], backbone, signature, bank, training)
+    saved = save_detector(arguments.output, assets.manifest["backbone"], backbone, signature, bank, training)
     checkpoint.unlink(missing_ok=True)
     print(f"{saved.detector_id} in {arguments.output}; next: mdmf calibrate {arguments.output} ...")
     return EXIT_OK

@@ -1,10 +1,14 @@
-"""Patch extractors: tiles of pixels to one embedding for each patch of 32 px."""
+"""Patch extractors: tiles of pixels to one embedding for each patch."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mdmf_ops.detector.tiles import PATCH_PX
+from mdmf_ops.detector.tiles import TileGeometry
 
 
 class Backbone(nn.Module):
@@ -12,18 +16,36 @@ class Backbone(nn.Module):
 
     Attributes:
         embedding_dim: d, length of an embedding.
+        geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
 
-    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of 32, and returns (T, H/32, W/32, d) float32.
+    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, d) float32.
     """
 
     embedding_dim: int
+    geometry: TileGeometry
+
+    def embed(self, tiles: np.ndarray) -> Tensor:
+        """Embeds one image.
+
+        Args:
+            tiles: (T, 3, H, W) uint8, from `cut_tiles`.
+
+        Returns:
+            (K, d) float32 of all its patches, tile by tile in raster order.
+        """
+        device = next(self.parameters()).device
+        # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
+        at_once = 1 if device.type == "cpu" else len(tiles)
+        parts = torch.from_numpy(tiles).split(at_once)
+        return torch.cat([self(part.to(device)).flatten(0, 2) for part in parts])
 
 
 class MicroBackbone(Backbone):
-    """The first eight blocks of EfficientNet-Lite0, read at four depths, as statistics of each patch.
+    """The first eight blocks of EfficientNet-Lite0, read at four depths, as statistics of each patch and of its tile.
 
     Shallow and middle features of an ImageNet network travel well to unseen generators; the mean and the standard
-    deviation of each channel over a patch keep its texture and lose its content. Weights come frozen from
+    deviation of each channel over a patch keep its texture and lose its content. How these vary over the tile tells
+    more than any one patch: their mean and deviation over the tile follow each patch's own. Weights come frozen from
     EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the convolutions.
     """
 
@@ -39,7 +61,8 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 80, True),
     )
 
-    embedding_dim = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
+    geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
+    embedding_dim = 3 * 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
 
     def __init__(self):
         super().__init__()
@@ -53,15 +76,17 @@ class MicroBackbone(Backbone):
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, d) float32."""
         x = (tiles.float() - 127) / 128  # as EfficientNet-Lite was trained
-        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         statistics = []
         stride = 2
         for block, (_, _, block_stride, _, read) in zip(self.blocks, self.BLOCKS, strict=True):
             x = block(x)
             stride *= block_stride
             if read:
-                statistics += _patch_statistics(x, PATCH_PX // stride)
-        return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
+                statistics += _patch_statistics(x, self.geometry.patch_px // stride)
+        patches = torch.cat(statistics, dim=1).permute(0, 2, 3, 1)  # (T, H/32, W/32, d/3)
+        deviation, mean = torch.std_mean(patches, dim=(1, 2), keepdim=True, correction=0)
+        return torch.cat([patches, mean.expand_as(patches), deviation.expand_as(patches)], dim=-1)
 
 
 def _patch_statistics(x: Tensor, cells: int) -> list[Tensor]:
@@ -97,10 +122,38 @@ class _InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.residual else y
 
 
-BACKBONES: dict[str, type[Backbone]] = {"micro": MicroBackbone}
-"""Extractors by the name that a manifest gives."""
+BACKBONES = ("micro", "dinov2", "dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant")
+"""Names of extractors that a manifest may give; `dinov2` alone is one of another size than the published."""
+
+
+def make_backbone(name: str, options: Mapping[str, Any]) -> Backbone:
+    """The extractor that a manifest describes, ready for `load_state_dict(..., assign=True)`.
+
+    Args:
+        name: one of `BACKBONES`.
+        options: of that extractor; `micro` has none.
+
+    Raises:
+        ValueError: no such name, options that do not fit it, or a package that it needs is not installed.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"expected a backbone of {', '.join(BACKBONES)}, found {name!r}")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"expected options by name, found {options!r}")
+    if name == "micro":
+        if options:
+            raise ValueError(f"micro has no options, found {sorted(options)}")
+        return MicroBackbone()
+    try:
+        # Here and not above: transformers takes seconds to import, and only who asks for a DINOv2 has it.
+        from mdmf_ops.detector.dinov2 import Dinov2Backbone
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{name} needs {error.name}: pip install 'mdmf-ops[dinov2]' on Python 3.11 or later"
+        ) from error
+    return Dinov2Backbone(name, options)

@@ -1,31 +1,45 @@
 """Bytes to upright RGB pixels. Every byte comes from a stranger.
 
 The content decides the format, never a name. Limits are checked on the header, before a pixel is decoded, and no
-global setting of Pillow is touched, so a truncated image fails instead of ending in grey.
+setting of Pillow is touched, so a truncated image fails instead of ending in grey.
 """
 
 import io
-import struct
+import warnings
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.truncation import is_cut, lacks_end
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is read, through Pillow. Its other plugins, Ghostscript's among them, are never asked."""
 
-# Starts of files, for a message that helps; None where Pillow could have read it, had it not been damaged.
-_STARTS = (
-    (b"\xff\xd8\xff", None),
-    (b"\x89PNG\r\n\x1a\n", None),
-    (b"RIFF", None),
-    (b"GIF8", None),
-    (b"BM", None),
-    (b"II*\0", None),
-    (b"MM\0*", None),
+# Starts of files and the plugin that reads them. Plugins are called by name, not through Image.open, which would
+# warn of large images by limits of its own, and try one plugin after the other.
+_PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),  # of an MPO, a JPEG with more pictures after the first, it reads the first
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"GIF87a", GifImageFile),
+    (b"GIF89a", GifImageFile),
+    (b"BM", BmpImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+    (b"II+\0", TiffImageFile),  # BigTIFF
+    (b"MM\0+", TiffImageFile),
+)
+
+# Starts of other files, for a message that helps.
+_OTHERS = (
     (b"%PDF", "a PDF"),
     (b"%!PS", "PostScript"),
     (b"<", "HTML, SVG or XML"),
@@ -40,6 +54,10 @@ _STARTS = (
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
 )
 
+# Pillow warns of odd metadata, which is no news about a stranger's file. A filter once, here, since to change filters
+# and change them back around each image would be a race between threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png)ImagePlugin")
+
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +70,9 @@ _TRANSPOSITIONS = {
 """What makes an image of each EXIF orientation upright."""
 
 _ORIENTATION_TAG = 0x0112
-_PNG_END = b"IEND\xaeB`\x82"
+
+_WIDE_TO_BYTE = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
+"""(65536,): 0..65535 scaled to 0..255, rounded."""
 
 # The luminance table of the JPEG standard (Annex K), which libjpeg scales by its quality.
 _LUMINANCE = np.fromstring(
@@ -135,60 +155,73 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
 
     Raises:
         ImageError: with the code of what is wrong, for whatever content.
+        RuntimeError: this process told Pillow to make up the missing part of truncated images.
     """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half an image would be scored; leave it off")
     limits.check_bytes(len(content))
+    plugin = _find_plugin(content)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with plugin(io.BytesIO(content)) as image:
             limits.check_size(*image.size)
             if image.mode in ("F", "I", "LAB"):
                 raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, f"pixels of Pillow's mode {image.mode} are not read")
+            if lacks_end(image, content):
+                raise ImageError(ErrorCode.TRUNCATED, f"the {image.format} ends before its image does")
             image.load()
-            # Pillow calls a PNG whole that lacks its end; WebP and the others it does refuse.
-            if image.format == "PNG" and _PNG_END not in content:
-                raise ImageError(ErrorCode.TRUNCATED, "the PNG lacks its end")
-            is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with more pictures after the first
-            quality = estimate_jpeg_quality(image.quantization) if is_jpeg else None
-            return DecodedImage(_upright(_to_rgb(image)), "JPEG" if is_jpeg else image.format, quality)
+            quality = estimate_jpeg_quality(image.quantization) if image.format == "JPEG" else None
+            # Conversion may drop the metadata that the orientation is part of.
+            transposition = _transposition(image)
+            pixels = _to_rgb(image)
+            return DecodedImage(
+                pixels if transposition is None else pixels.transpose(transposition), image.format, quality
+            )
     except ImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(ErrorCode.TOO_MANY_PIXELS, f"at most {limits.max_pixels:,} pixels are decoded") from error
     except MemoryError as error:
         raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{len(content):,} bytes need more memory than is free") from error
-    except UnidentifiedImageError:
-        _refuse_unidentified(content)
     # Pillow's plugins leak errors of every kind on hostile files: whatever it is, it is this image's.
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        truncated = "truncated" in message.lower() or _webp_is_short(content)
-        raise ImageError(ErrorCode.TRUNCATED if truncated else ErrorCode.CORRUPT, message) from error
+        raise ImageError(_code(error, content), f"{type(error).__name__}: {error}") from error
 
 
-def _refuse_unidentified(content: bytes) -> NoReturn:
-    start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+def _find_plugin(content: bytes) -> type[ImageFile.ImageFile]:
+    """The plugin that reads the content. Raises ImageError where none does."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return WebPImageFile
     if content[4:8] == b"ftyp":
-        brand = content[8:12].decode("latin-1")
-        if brand not in ("avif", "avis"):
-            raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, f"HEIC or another ISO media file (brand {brand!r})")
-        what = None
+        brands = content[8 : int.from_bytes(content[:4], "big")]
+        if b"avif" in brands or b"avis" in brands:
+            return AvifImageFile
+        what = f"HEIC or another ISO media file (brand {content[8:12].decode('latin-1')!r})"
     else:
+        for magic, plugin in _PLUGINS:
+            if content.startswith(magic):
+                return plugin
+        start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
         unknown = f"no image that is read here: it starts with {content[:8].hex(' ')}"
-        what = next((name for magic, name in _STARTS if start.startswith(magic)), unknown)
-    if what:
-        raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, f"this is {what}; read are {', '.join(FORMATS)}")
-    raise ImageError(ErrorCode.CORRUPT, "starts like an image, but its header cannot be read: damaged or cut short")
+        what = next((name for magic, name in _OTHERS if start.startswith(magic)), unknown)
+    raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, f"this is {what}; read are {', '.join(FORMATS)}")
 
 
-def _webp_is_short(content: bytes) -> bool:
-    """Whether a WebP has fewer bytes than its header says."""
-    return content[:4] == b"RIFF" and len(content) >= 8 and len(content) < 8 + struct.unpack("<I", content[4:8])[0]
+def _code(error: Exception, content: bytes) -> ErrorCode:
+    """What an error of Pillow's means."""
+    if isinstance(error, Image.DecompressionBombError):
+        return ErrorCode.TOO_MANY_PIXELS
+    message = str(error).lower()
+    if "truncated" in message or is_cut(content):
+        return ErrorCode.TRUNCATED
+    return ErrorCode.UNSUPPORTED_PIXELS if "unknown pixel mode" in message else ErrorCode.CORRUPT
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow would clip at 255: 0..65535 is scaled to 0..255, rounded.
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+        # Pillow would clip at 255.
+        wide = np.asarray(image)
+        transparent = image.info.get("transparency")
+        image = Image.fromarray(_WIDE_TO_BYTE[wide])
+        if isinstance(transparent, int):
+            image.putalpha(Image.fromarray(wide != transparent).convert("L"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -197,13 +230,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """What makes a loaded image upright; None where it is so already."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # broken metadata does not make pixels unreadable
-        return image
-    transposition = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if transposition is None else image.transpose(transposition)
+        return None
+    return _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
 
 
 def estimate_jpeg_quality(tables: dict[int, list[int]]) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import model_assets
-from mdmf_ops.detector.backbone import BACKBONES, Backbone
+from mdmf_ops.detector.backbone import Backbone, make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
@@ -140,7 +140,7 @@ class Detector:
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
         width_px, height_px = image.image.size
-        plan = plan_tiles(height_px, width_px)
+        plan = plan_tiles(height_px, width_px, self.backbone.geometry)
         evidence = self.evidence(cut_tiles(image.image, plan))
         mmd2 = float(evidence.mean(dtype=np.float64))
         if not np.isfinite(mmd2):
@@ -164,28 +164,38 @@ class Detector:
     def evidence(self, tiles: np.ndarray) -> np.ndarray:
         """Evidence of each patch of one image's tiles.
 
-        One image is one call of the network: on a CPU larger batches are no faster, and the sums of a
-        convolution would depend on the batch.
+        Images are never batched with each other: the sums of a convolution would depend on the batch.
 
         Args:
             tiles: (T, 3, H, W) uint8, from `cut_tiles`.
 
         Returns:
-            (T * H/32 * W/32,) float32.
+            (T * H/p * W/p,) float32, p the side of a patch.
         """
-        embeddings = self.backbone(torch.from_numpy(tiles).to(self.device))  # (T, rows, cols, d)
-        signatures = self.signature(embeddings.flatten(0, 2))  # (K, m)
+        signatures = self.signature(self.backbone.embed(tiles))  # (K, m)
         values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)
         return values.cpu().numpy()
 
 
+def load_backbone(assets: model_assets.Assets) -> Backbone:
+    """The backbone of checked assets, with its weights; they need no signature and no bank."""
+    found = assets.manifest.get("backbone")
+    description = found if isinstance(found, dict) else {}
+    try:
+        backbone = make_backbone(description.get("name"), description.get("options", {}))
+    except ValueError as error:
+        raise model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: backbone: {error}") from error
+    backbone.load_state_dict(assets.tensors(BACKBONE_FILE, backbone.state_dict()), assign=True)
+    return backbone
+
+
 def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
     """The backbone and the signature of checked assets, with their weights."""
-    name = assets.manifest["backbone"]["name"]
-    if name not in BACKBONES:
-        raise model_assets.AssetError(f"{assets.folder}: expected a backbone of {sorted(BACKBONES)}, found {name!r}")
-    backbone = BACKBONES[name]()
-    backbone.load_state_dict(assets.tensors(BACKBONE_FILE, backbone.state_dict()))
+    if SIGNATURE_FILE not in assets.manifest["files"]:
+        raise model_assets.AssetError(
+            f"{assets.folder}: an extractor, not trained yet: run `mdmf train --backbone_from {assets.folder}`"
+        )
+    backbone = load_backbone(assets)
     signature = Signature(**assets.manifest["signature"])
     signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()))
     if backbone.embedding_dim != signature.mean.numel():

@@ -5,6 +5,9 @@ from enum import Enum
 
 _MAX_MESSAGE_CHARS = 300
 
+# Control characters, line separators, marks that turn the direction of text, and lone surrogates.
+_NOT_FOR_A_LINE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]+")
+
 
 class ErrorCode(str, Enum):
     """Closed list of the causes of a `failed` row."""
@@ -56,7 +59,7 @@ class ImageError(Exception):
     """
 
     def __init__(self, code: ErrorCode, message: str):
-        message = re.sub(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\uffff]+", " ", message)[:_MAX_MESSAGE_CHARS]
+        message = _NOT_FOR_A_LINE.sub(" ", message)[:_MAX_MESSAGE_CHARS]
         super().__init__(code, message)  # both, so that it can be pickled
         self.code = code
         self.message = message

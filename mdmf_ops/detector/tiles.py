@@ -3,17 +3,34 @@
 Nothing is ever resized: resampling erases the traces that the detector reads.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-PATCH_PX = 32
-"""Side of a patch. Tile sides are multiples of it, so that patches fill a tile and never overlap."""
+_JPEG_BLOCK_PX = 8
 
-MAX_TILE_PX = 512
-MAX_TILES = 9
-"""At most this many tiles an image, 2.4 megapixels of it: the cost of the largest image is bounded."""
+
+@dataclass(frozen=True)
+class TileGeometry:
+    """The tiles that a backbone takes.
+
+    Attributes:
+        patch_px: side of a patch. Tile sides are multiples of it, so that patches fill a tile and never overlap.
+        max_tile_px: longest side of a tile, a multiple of `patch_px`.
+        max_tiles: at most this many tiles an image: the cost of the largest image is bounded.
+    """
+
+    patch_px: int
+    max_tile_px: int
+    max_tiles: int = 9
+
+    def __post_init__(self):
+        if self.patch_px < 1 or self.max_tile_px % self.patch_px or self.max_tile_px < 2 * self.patch_px:
+            raise ValueError(f"tiles of {self.max_tile_px} px: two or more whole patches of {self.patch_px} px a side")
+        if self.max_tiles < 1:
+            raise ValueError(f"{self.max_tiles} tiles an image: one or more")
 
 
 @dataclass(frozen=True)
@@ -21,10 +38,12 @@ class TilePlan:
     """Tiles of one image: all of one size, none outside it, in raster order.
 
     Attributes:
-        height_px, width_px: size of every tile, multiples of `PATCH_PX`.
+        patch_px: side of a patch.
+        height_px, width_px: size of every tile, multiples of `patch_px`.
         origins: (top_px, left_px) of each tile.
     """
 
+    patch_px: int
     height_px: int
     width_px: int
     origins: tuple[tuple[int, int], ...]
@@ -32,43 +51,47 @@ class TilePlan:
     @property
     def grid_rows(self) -> int:
         """Rows of patches in one tile."""
-        return self.height_px // PATCH_PX
+        return self.height_px // self.patch_px
 
     @property
     def grid_cols(self) -> int:
         """Columns of patches in one tile."""
-        return self.width_px // PATCH_PX
+        return self.width_px // self.patch_px
 
 
-def plan_tiles(height_px: int, width_px: int) -> TilePlan:
+def plan_tiles(height_px: int, width_px: int, geometry: TileGeometry) -> TilePlan:
     """Plans the tiles of an image.
 
-    An image of up to 9 tiles is covered but for a margin of less than a patch a tile; a larger one is
-    sampled by at most 9 tiles spread evenly from edge to edge.
+    An image of up to `max_tiles` is covered but for a margin of less than a patch a tile; a larger one is
+    sampled by at most that many, spread evenly from edge to edge.
 
     Args:
         height_px, width_px: size of the image, each at least 64 (`Limits.min_side_px`).
+        geometry: of the backbone that takes the tiles.
 
     Raises:
         ValueError: a side is shorter than two patches: MMD needs at least two of them each way.
     """
-    if min(height_px, width_px) < 2 * PATCH_PX:
-        raise ValueError(f"an image of {width_px} x {height_px} px is smaller than {2 * PATCH_PX} px")
-    rows, cols = -(-height_px // MAX_TILE_PX), -(-width_px // MAX_TILE_PX)
-    while rows * cols > MAX_TILES:
+    if min(height_px, width_px) < 2 * geometry.patch_px:
+        raise ValueError(f"an image of {width_px} x {height_px} px is smaller than {2 * geometry.patch_px} px")
+    rows, cols = -(-height_px // geometry.max_tile_px), -(-width_px // geometry.max_tile_px)
+    while rows * cols > geometry.max_tiles:
         # Thin out the axis with more tiles, so that what remains spreads over the whole image.
         rows, cols = (rows - 1, cols) if rows >= cols else (rows, cols - 1)
-    tile_height_px, tops = _spread(height_px, rows)
-    tile_width_px, lefts = _spread(width_px, cols)
-    return TilePlan(tile_height_px, tile_width_px, tuple((top, left) for top in tops for left in lefts))
+    tile_height_px, tops = _spread(height_px, rows, geometry)
+    tile_width_px, lefts = _spread(width_px, cols, geometry)
+    origins = tuple((top, left) for top in tops for left in lefts)
+    return TilePlan(geometry.patch_px, tile_height_px, tile_width_px, origins)
 
 
-def _spread(side_px: int, count: int) -> tuple[int, list[int]]:
+def _spread(side_px: int, count: int, geometry: TileGeometry) -> tuple[int, list[int]]:
     """Tile side and first pixels of `count` tiles spread over one side of an image."""
-    tile_px = min(MAX_TILE_PX, side_px // count // PATCH_PX * PATCH_PX)
+    tile_px = min(geometry.max_tile_px, side_px // count // geometry.patch_px * geometry.patch_px)
     last = side_px - tile_px
-    # Multiples of 8 keep every tile on the 8 px grid of JPEG blocks, where traces of coding sit.
-    starts = [i * last // max(count - 1, 1) // 8 * 8 for i in range(count)]
+    # On the grid of JPEG blocks, where traces of coding sit; a tile that blocks do not fill keeps to the coarsest
+    # grid on which tiles do not overlap.
+    grid_px = math.gcd(tile_px, _JPEG_BLOCK_PX)
+    starts = [i * last // max(count - 1, 1) // grid_px * grid_px for i in range(count)]
     return tile_px, starts
 
 

@@ -12,6 +12,9 @@ from PIL import Image, ImageFilter
 
 Chain = Callable[[Image.Image, np.random.Generator], Image.Image]
 
+_TRAINING_PX = 224
+_EVALUATION_PX = 512
+
 _FILTERS = (
     Image.Resampling.BILINEAR,
     Image.Resampling.BICUBIC,
@@ -24,47 +27,55 @@ _FILTERS = (
 def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A wide chain: crop, encode, resize, sometimes blur or noise, encode again, mirror.
 
+    The scale does not depend on the image's size: collections differ in size, and a scale that followed it would tell
+    the class by its traces of resampling.
+
     Args:
         image: RGB.
         rng: all randomness comes from here.
 
     Returns:
-        RGB; short side from 96 px up.
+        RGB, square, 96 to 224 px a side.
     """
-    image = random_crop(image, rng.uniform(0.6, 1.0), rng)
+    scale = 1.0 if rng.random() < 0.1 else _log_uniform(0.5, 1.4, rng)
+    image = random_crop(image, round(_TRAINING_PX / scale), rng)
     if rng.random() < 0.5:
-        image = recode(image, "JPEG", int(rng.integers(70, 96)))
-    short_px = float(np.exp(rng.uniform(np.log(160), np.log(640))))
-    scale = float(np.clip(short_px / min(image.size), 0.4, 1.6))
+        image = recode(image, "JPEG", int(rng.integers(65, 96)))
     image = resize(image, scale, rng)
-    if rng.random() < 0.1:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
-    if rng.random() < 0.1:
-        noise = rng.normal(0, rng.uniform(1, 6), (image.height, image.width, 3))
+    if rng.random() < 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(_log_uniform(0.3, 2.0, rng)))
+    if rng.random() < 0.15:
+        noise = rng.normal(0, _log_uniform(1, 15, rng), (image.height, image.width, 3))
         image = Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
-    image = _recode_at_random(image, rng, lowest_quality=50)
+    image = _recode_at_random(image, rng, lowest_quality=40)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
 def evaluation_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The chain of the measurements: short side 512 px, crop, JPEG q75, resize by .55 to 1, encode again.
+    """The chain of the measurements: short side at most 512 px, crop, JPEG q75, resize by .55 to 1, encode again.
 
-    Args and returns as `training_chain`.
+    Nothing is enlarged. Args and returns as `training_chain`; up to 512 px a side.
     """
-    image = image.resize(tuple(round(side * 512 / min(image.size)) for side in image.size), Image.Resampling.LANCZOS)
-    image = random_crop(image, 512 / max(image.size), rng)
+    short_px = min(image.size)
+    if short_px > _EVALUATION_PX:
+        size = tuple(round(side * _EVALUATION_PX / short_px) for side in image.size)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    image = random_crop(image, _EVALUATION_PX, rng)
     image = recode(image, "JPEG", 75)
     image = resize(image, rng.uniform(0.55, 1.0), rng)
     return _recode_at_random(image, rng, lowest_quality=60)
 
 
-def random_crop(image: Image.Image, fraction: float, rng: np.random.Generator) -> Image.Image:
-    """Crops to `fraction` of the longer side, and no side below 96 px where the image allows it."""
-    side_px = max(round(max(image.size) * fraction), 96)
-    width, height = (min(side, side_px) for side in image.size)
-    left = int(rng.integers(image.width - width + 1))
-    top = int(rng.integers(image.height - height + 1))
-    return image.crop((left, top, left + width, top + height))
+def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def random_crop(image: Image.Image, side_px: int, rng: np.random.Generator) -> Image.Image:
+    """Crops a square of `side_px`, or of the shorter side where that is less."""
+    side_px = min(side_px, *image.size)
+    left = int(rng.integers(image.width - side_px + 1))
+    top = int(rng.integers(image.height - side_px + 1))
+    return image.crop((left, top, left + side_px, top + side_px))
 
 
 def resize(image: Image.Image, scale: float, rng: np.random.Generator) -> Image.Image:

@@ -4,7 +4,6 @@ The extractor is frozen: what changes between trainings is the signature, which 
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
@@ -38,6 +38,7 @@ class Features:
 
     @property
     def copies(self) -> int:
+        """How often each image went through the chain."""
         return len(self.starts)
 
     def patches(self, image: int, copy: int = 0) -> np.ndarray:
@@ -71,13 +72,13 @@ def extract(
         ValueError: an image cannot be decoded; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{chain} {seed}".encode())
+    digest = hashlib.sha256(f"{chain} {seed} {backbone.geometry}".encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:
         digest.update(f"{image.path.resolve()} {image.path.stat().st_size}".encode())
     parts = []
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cores()
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for copy in range(copies):
             path = folder / f"{digest.hexdigest()[:16]}-{copy}.npz"
@@ -109,5 +110,5 @@ def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, im
         raise ValueError(f"{image.path}: {error}") from error
     if chain != "none":
         pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
-    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width))
-    return backbone(torch.from_numpy(tiles)).flatten(0, 2).half().numpy()
+    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
+    return backbone.embed(tiles).half().numpy()

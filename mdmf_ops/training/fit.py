@@ -30,11 +30,11 @@ class TrainingConfig:
         seed: of everything random.
     """
 
-    copies: int = 6
-    steps: int = 600
-    batch_images: int = 64
-    patches_per_image: int = 36
-    batch_bank_patches: int = 1024
+    copies: int = 4
+    steps: int = 900
+    batch_images: int = 48
+    patches_per_image: int = 24
+    batch_bank_patches: int = 512
     bank_size: int = 2048
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3

@@ -11,8 +11,8 @@ _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "T
 _REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
 
 CHAIN = (
-    "Every image, real or generated, goes once through one random chain: short side 512 px, crop, JPEG quality 75, "
-    "resize by .55 to 1, JPEG (quality 60-100), WebP or nothing."
+    "Every image, real or generated, goes once through one random chain: short side at most 512 px, square crop, JPEG "
+    "quality 75, resize by .55 to 1, JPEG (quality 60-100), WebP or nothing."
 )
 LEFT_OUT = (
     "Each row is of a detector trained anew without that generator or real source, with the same settings. The "

@@ -30,7 +30,7 @@ def training_images(images: Sequence[LabelledImage], leave_out: Sequence[str] = 
 
 def save_detector(
     folder: Path,
-    name: str,
+    description: dict[str, Any],
     backbone: Backbone,
     signature: Signature,
     bank: Bank,
@@ -39,21 +39,21 @@ def save_detector(
     """Writes a trained detector, not yet calibrated, into a folder.
 
     Args:
-        name: of the detector, and of its backbone in `BACKBONES`.
+        description: of the backbone, as the manifest that it was loaded from has it; the detector bears its name.
         training: what the manifest says of the training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save_tensors(folder / BACKBONE_FILE, backbone.state_dict())
-    _save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
-    _save_tensors(folder / BANK_FILE, bank.tensors())
+    save_tensors(folder / BACKBONE_FILE, backbone.state_dict())
+    save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
+    save_tensors(folder / BANK_FILE, bank.tensors())
     first, last = signature.mlp[0], signature.mlp[-1]
     return model_assets.write_assets(
         folder,
-        name,
+        description["name"],
         [BACKBONE_FILE, SIGNATURE_FILE, BANK_FILE],
         {
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "backbone": {"name": name},
+            "backbone": description,
             "signature": {
                 "embedding_dim": first.in_features,
                 "hidden_dim": first.out_features,
@@ -74,6 +74,7 @@ def describe_training(images: Sequence[LabelledImage], config: TrainingConfig) -
     return {"config": dataclasses.asdict(config), "held_out_fraction": HELD_OUT_FRACTION, "images": counts}
 
 
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors as safetensors that others than the writer can read."""
     # Through bytes: safetensors' own file would be readable by its owner alone.
     path.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))

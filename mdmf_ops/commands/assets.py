@@ -1,0 +1,105 @@
+"""Fetch, list and verify what detectors are made of.
+
+    mdmf assets list
+    mdmf assets fetch dinov2-large --revision COMMIT --output extractors/dinov2-large
+    mdmf assets fetch someone/their-dinov2 --revision COMMIT --output extractors/theirs
+    mdmf assets fetch gs://bucket/folder --output extractors/ours
+    mdmf assets verify extractors/dinov2-large
+
+A checkpoint is fetched once, at set-up time, and never while images are scored. What is written is a folder with an
+extractor alone: `mdmf train --backbone_from DIR` makes a detector of it. Only safetensors are read, never a pickle.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import model_assets
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.detector import Calibration
+from mdmf_ops.detector.backbone import BACKBONES
+from mdmf_ops.detector.detector import CALIBRATION_FILE, SIGNATURE_FILE, load_backbone, load_bank, load_model
+from model_assets.fetch import fetch_checkpoint
+
+HUB_IDS = {name: f"facebook/{name}" for name in BACKBONES if name.startswith("dinov2-")}
+"""Where the published extractors lie on the model hub."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the detectors that are here, and the extractors that can be fetched")
+    fetch = actions.add_parser("fetch", help="a DINOv2 checkpoint, as an extractor to train on")
+    fetch.add_argument(
+        "source", metavar="NAME|HUB_ID|DIR|URI", help=f"one of {', '.join(HUB_IDS)}; a hub id; a folder; gs://..."
+    )
+    fetch.add_argument("--revision", metavar="COMMIT", help="of a hub id: 40 hex digits; a branch or a tag may move")
+    fetch.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the extractor")
+    fetch.add_argument(
+        "--tile_px", type=int, default=224, metavar="PX", help="longest side of a tile, a multiple of 14 (default: 224)"
+    )
+    verify = actions.add_parser("verify", help="check every file and tensor of detectors and extractors")
+    verify.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    return {"list": _list, "fetch": _fetch, "verify": _verify}[arguments.action](arguments)
+
+
+def _list(_arguments: argparse.Namespace) -> int:
+    print("detectors of this package:")
+    assets = model_assets.read_assets(model_assets.embedded())
+    print(f"  {assets.manifest['name']:14}{assets.detector_id}, {_megabytes(assets)} MB")
+    print("extractors for mdmf assets fetch NAME --revision COMMIT --output DIR:")
+    for name, hub_id in HUB_IDS.items():
+        print(f"  {name:14}{hub_id}")
+    return EXIT_OK
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    try:
+        # Here and not above: only fetching needs the packages of a checkpoint.
+        from mdmf_ops.training.checkpoint import save_extractor
+    except ModuleNotFoundError as error:
+        raise UsageError(f"fetch needs {error.name}: pip install 'mdmf-ops[dinov2]' on Python 3.11 or later") from error
+    source = HUB_IDS.get(arguments.source, arguments.source)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+            checkpoint = fetch_checkpoint(source, arguments.revision, Path(folder))
+            assets = save_extractor(arguments.output, checkpoint, arguments.tile_px)
+    except (OSError, model_assets.AssetError) as error:
+        raise UsageError(str(error)) from error
+    print(f"{assets.detector_id} in {arguments.output}, {_megabytes(assets)} MB")
+    print(f"from {source} with SHA-256 {checkpoint.weights_sha256}")
+    print(f"next: mdmf train --backbone_from {arguments.output} ...")
+    return EXIT_OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    status = EXIT_OK
+    for folder in arguments.folders:
+        try:
+            assets = model_assets.read_assets(folder)
+            print(f"{folder}: {assets.detector_id}, {_what(assets)}: {len(assets.manifest['files'])} files are whole")
+        except (ValueError, model_assets.AssetError) as error:
+            print(f"mdmf assets: {error}", file=sys.stderr)
+            status = EXIT_FAILED
+    return status
+
+
+def _what(assets: model_assets.Assets) -> str:
+    """Loads every tensor of the folder, and says what they make together."""
+    files = assets.manifest["files"]
+    if SIGNATURE_FILE not in files:
+        load_backbone(assets)
+        return "an extractor, not trained yet"
+    load_model(assets)
+    load_bank(assets)
+    if CALIBRATION_FILE not in files:
+        return "a detector, not calibrated yet"
+    Calibration.load(assets.path(CALIBRATION_FILE))
+    return "a detector"
+
+
+def _megabytes(assets: model_assets.Assets) -> float:
+    return round(sum(file["bytes"] for file in assets.manifest["files"].values()) / 1e6, 1)

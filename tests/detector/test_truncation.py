@@ -1,0 +1,174 @@
+"""Cut files: at many points of every format, an image that lacks any of its pixels is never decoded."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from formats import FORMATS, GREY, RGB, encode_gif, error_of, save
+from PIL import Image
+
+from mdmf_ops.detector import ErrorCode, ImageError, decode
+from mdmf_ops.detector.truncation import is_cut
+
+CUTS = 60
+"""Random cut points of a file, besides the first and the last bytes."""
+
+
+def first_and_second():
+    return Image.fromarray(RGB), Image.fromarray(255 - RGB)
+
+
+def directory_first(content):
+    """The same TIFF with its directory before its pixels, where Pillow puts it behind packed ones."""
+    [start] = struct.unpack_from("<I", content, 4)
+    [count] = struct.unpack_from("<H", content, start)
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
+    entries = []
+    for position in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, values = struct.unpack_from("<HHI", content, position)
+        size = sizes[kind] * values
+        at = position + 8 if size <= 4 else struct.unpack_from("<I", content, position + 8)[0]
+        entries.append([tag, kind, values, content[at : at + size]])
+    numbers = {tag: struct.unpack(f"<{n}{'xBxHI'[kind]}", data) for tag, kind, n, data in entries if kind in (3, 4)}
+    strips = [content[o : o + n] for o, n in zip(numbers[273], numbers[279], strict=True)]
+    end = 8 + 2 + 12 * count + 4
+    values_bytes = sum(len(data) for *_, data in entries if len(data) > 4)
+    begins = end + values_bytes + np.cumsum([0, *map(len, strips[:-1])])
+    directory, values = struct.pack("<H", count), b""
+    for tag, kind, n, data in entries:
+        if tag == 273:
+            assert kind == 4
+            data = struct.pack(f"<{n}I", *begins)
+        if len(data) > 4:
+            values, data = values + data, struct.pack("<I", end + len(values))
+        directory += struct.pack("<HHI", tag, kind, n) + data.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + values + b"".join(strips)
+
+
+def tiff(image, compression, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF", compression=compression, **options)
+    return directory_first(buffer.getvalue())
+
+
+def contents():
+    """Files of every format, by name."""
+    image, _ = first_and_second()
+    transparent = image.copy()
+    transparent.putalpha(Image.fromarray(GREY))
+    indexed, black_and_white = image.quantize(64), image.convert("1")
+    files = {name: save(image.copy(), name) for name in FORMATS if name != "mpo"}
+    files |= {
+        "jpeg grey": save(GREY, "jpeg"),
+        "jpeg restarts": save(image.copy(), "jpeg", restart_marker_rows=1),
+        "jpeg cmyk": save(image.convert("CMYK"), "jpeg"),
+        "png palette": save(indexed, "png"),
+        "png 16 bits": save(GREY.astype(np.uint16) * 257, "png"),
+        "webp alpha": save(transparent, "webp"),
+        "bmp palette": save(indexed, "bmp"),
+        "bmp 1 bit": save(black_and_white, "bmp"),
+        "avif alpha": save(transparent, "avif"),
+        "gif": encode_gif(indexed),
+        "gif not interlaced": encode_gif(indexed, interlace=False),
+    }
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd", "lzma"):
+        files[f"strip first {compression}"] = tiff(image.copy(), compression)
+        files[f"strips first {compression}"] = tiff(image.copy(), compression, strip_size=4096)
+    for compression in ("group3", "group4", "tiff_ccitt"):
+        files[f"fax {compression}"] = tiff(black_and_white, compression)
+    return files
+
+
+def animations():
+    image, second = first_and_second()
+    files = {
+        name: save(image.copy(), name, save_all=True, append_images=[second.copy()])
+        for name in ("png", "webp", "avif", "tiff", "mpo")
+    }
+    return files | {"gif": encode_gif(image.quantize(64), save_all=True, append_images=[second.quantize(64)])}
+
+
+CONTENTS, ANIMATIONS = contents(), animations()
+LENGTH_UNKNOWN = ("bmp", "bmp palette", "bmp 1 bit", "tiff big")
+"""Formats of which a header that was cut may be called damaged."""
+
+
+def cuts(content, name):
+    """Lengths to cut a file to: short ones, long ones, and random ones between."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    chosen = set(range(1, 24)) | set(range(len(content) - 12, len(content)))
+    return sorted(chosen | set(rng.integers(24, len(content), CUTS).tolist()))
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_file_cut_anywhere_is_an_error(name):
+    content = CONTENTS[name]
+    whole = decode(content).pixels
+    allowed = {ErrorCode.TRUNCATED} | ({ErrorCode.CORRUPT} if name in LENGTH_UNKNOWN else set())
+    for length in cuts(content, name):
+        try:
+            pixels = decode(content[:length]).pixels
+        except ImageError as error:
+            # Of a few bytes not even the format can be told.
+            assert error.code in allowed or length < 20, f"cut to {length}: {error}"
+        else:
+            # A GIF's last two bytes hold no pixel.
+            assert length >= len(content) - 2 and name.startswith("gif"), f"{length} of {len(content)} bytes decoded"
+            np.testing.assert_array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize("name", ANIMATIONS)
+def test_an_animation_cut_anywhere_gives_its_whole_first_picture_or_an_error(name):
+    content = ANIMATIONS[name]
+    whole = decode(content).pixels
+    errors = 0
+    for length in cuts(content, name):
+        try:
+            pixels = decode(content[:length]).pixels
+        except ImageError:
+            errors += 1
+        else:
+            np.testing.assert_array_equal(pixels, whole, err_msg=f"cut to {length}")
+    assert errors > 20
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "png", "gif"])
+def test_a_download_that_ends_in_zeros_is_an_error(name):
+    content = CONTENTS[name]
+    for length in np.random.default_rng(1).integers(len(content) // 2, len(content) - 50, 20):
+        padded = content[:length] + bytes(len(content) - length)
+        assert error_of(padded).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_whole_file_is_not_called_cut(name):
+    assert not is_cut(CONTENTS[name])
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_bytes_after_the_image_do_not_matter(name):
+    np.testing.assert_array_equal(decode(CONTENTS[name] + bytes(100)).pixels, decode(CONTENTS[name]).pixels)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "avif", "tiff lzw"])
+def test_a_damaged_file_is_told_from_a_cut_one(name):
+    content = CONTENTS[name]
+    assert not is_cut(content[:-40] + bytes(20) + content[-20:])
+    assert is_cut(content[: len(content) // 2])
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_jpeg():
+    content = save(RGB, "jpeg", exif=b"Exif\0\0" + Image.Exif().tobytes() + b"\xff\xd8 a thumbnail \xff\xd9")
+    assert content.count(b"\xff\xd9") == 2
+    assert error_of(content[:-40] + bytes(40)).code is ErrorCode.TRUNCATED
+
+
+def test_boxes_of_64_bits_and_to_the_end_of_the_file_are_followed():
+    head = struct.pack(">I4s4sI", 16, b"ftyp", b"avif", 0)
+    large = struct.pack(">I4sQ", 1, b"mdat", 16 + 100)
+    assert not is_cut(head + large + bytes(100))
+    assert is_cut(head + large + bytes(99))
+    assert is_cut(head), "the pixels are not there at all"
+    assert not is_cut(head + struct.pack(">I4s", 0, b"mdat") + bytes(50))

@@ -1,0 +1,75 @@
+"""Labelled images: read from an index or from folders, and split the same way wherever they lie."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mdmf_ops.training.data import HELD_OUT_FRACTION, read_folders, read_index, sources
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("real/web/a.jpg", "real/web/b.jpg", "real/phone/c.jpg", "fake/gan/d.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "index.csv").write_text(
+        "path,label,source\nreal/web/a.jpg,real,web\nreal/phone/c.jpg,real,phone\nfake/gan/d.jpg,fake,gan\n"
+    )
+    (tmp_path / "pairs.csv").write_text("path,real_path\nfake/gan/d.jpg,real/web/a.jpg\n")
+    return tmp_path
+
+
+def test_an_index_gives_class_source_and_twin(tree):
+    images = read_index(tree / "index.csv", tree / "pairs.csv")
+    assert [(i.path.name, i.generated, i.source) for i in images] == [
+        ("a.jpg", False, "web"),
+        ("c.jpg", False, "phone"),
+        ("d.jpg", True, "gan"),
+    ]
+    assert [i.twin_of for i in images] == [None, None, tree / "real/web/a.jpg"]
+    assert images[2].held_out == images[0].held_out
+
+
+def test_subfolders_are_sources(tree):
+    images = read_folders([tree / "real"], [tree / "fake/gan"])
+    assert sources(images, generated=False) == ["phone", "web"]
+    assert sources(images, generated=True) == ["gan"]
+    assert len(images) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("real/web/a.jpg,authentic,web", "label is real or fake"),
+        ("real/web/gone.jpg,real,web", "gone.jpg is not there"),
+    ],
+)
+def test_a_wrong_row_is_named(tree, row, message):
+    (tree / "index.csv").write_text(f"path,label,source\n{row}\n")
+    with pytest.raises(ValueError, match=message):
+        read_index(tree / "index.csv")
+
+
+def test_a_missing_column_and_an_empty_folder_are_told(tree):
+    (tree / "index.csv").write_text("path,label\n")
+    with pytest.raises(ValueError, match="source"):
+        read_index(tree / "index.csv")
+    (tree / "none").mkdir()
+    with pytest.raises(ValueError, match="no files"):
+        read_folders([tree / "none"], [])
+
+
+def test_the_split_follows_the_content_and_not_the_place(tree, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(tree / "real", moved / "elsewhere")
+    before = {i.path.name: i.held_out for i in read_folders([tree / "real"], [])}
+    assert {i.path.name: i.held_out for i in read_folders([moved], [])} == before
+
+
+def test_the_split_has_the_stated_share(tmp_path):
+    for i in range(1000):
+        (tmp_path / f"{i}.jpg").write_bytes(str(i).encode())
+    held_out = [image.held_out for image in read_folders([tmp_path], [])]
+    assert np.mean(held_out) == pytest.approx(HELD_OUT_FRACTION, abs=0.05)

@@ -1,0 +1,90 @@
+"""Training the signature: what it learns, and that an interrupted training is the same training."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mdmf_ops.detector.mmd import mean_to_others
+from mdmf_ops.training.calibrate import score_features
+from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.features import Features
+from mdmf_ops.training.fit import TrainingConfig, fit, source_weights
+
+CONFIG = TrainingConfig(
+    copies=1, steps=120, batch_images=16, patches_per_image=8, batch_bank_patches=64, bank_size=64, hidden_dim=16
+)
+
+
+@pytest.fixture
+def images():
+    return [LabelledImage(Path(f"{i}.jpg"), i % 2 == 1, f"source{i % 2}") for i in range(60)]
+
+
+@pytest.fixture
+def features():
+    """12 patches of 10 numbers an image; of generated ones, one number lies 1.5 higher."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(0, 1, (60, 12, 10))
+    embeddings[1::2, :, 3] += 1.5
+    starts = np.arange(0, 61 * 12, 12)[None]
+    return Features(embeddings.reshape(-1, 10).astype(np.float16), starts)
+
+
+def test_generated_images_score_higher_than_real_ones_that_were_not_trained_on(features, images):
+    signature, bank = fit(features, images, np.arange(40), CONFIG)
+    scores = score_features(features, range(40, 60), signature, bank)
+    assert (scores[1::2][:, None] > scores[::2]).mean() > 0.8
+
+
+def test_the_banks_term_is_its_own(features, images):
+    signature, bank = fit(features, images, np.arange(40), CONFIG)
+    assert bank.signatures.shape == (64, CONFIG.signature_dim)
+    expected = mean_to_others(bank.signatures.double(), signature.width.double()).mean()
+    assert bank.term.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, images, tmp_path):
+    whole, whole_bank = fit(features, images, np.arange(40), CONFIG)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, _steps, _loss):
+        if step == 110:
+            raise Killed
+
+    checkpoint = tmp_path / "fit.pt"
+    with pytest.raises(Killed):
+        fit(features, images, np.arange(40), CONFIG, kill, checkpoint)
+    steps = []
+    resumed, bank = fit(
+        features, images, np.arange(40), CONFIG, lambda step, _steps, _loss: steps.append(step), checkpoint
+    )
+    assert steps[0] == 101
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    assert torch.equal(bank.signatures, whole_bank.signatures)
+
+
+def test_one_class_alone_is_refused(features, images):
+    with pytest.raises(ValueError, match="both real and generated"):
+        fit(features, images, np.arange(0, 40, 2), CONFIG)
+
+
+def test_classes_weigh_alike_and_sources_by_the_root_of_their_size():
+    kinds = [(False, "a")] * 16 + [(False, "b")] * 4 + [(True, "c")] * 9
+    images = [LabelledImage(Path("x"), generated, source) for generated, source in kinds]
+    weights = source_weights(images, range(len(images)))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[20:].sum() == pytest.approx(0.5)
+    assert weights[:16].sum() / weights[16:20].sum() == pytest.approx((16 / 4) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), [({"stepz": 1}, "stepz is no setting"), ({"steps": "many"}, "steps must be of type int")]
+)
+def test_a_setting_that_is_none_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.from_dict(values)

@@ -1,0 +1,91 @@
+"""The recipe of a new detector on a tiny set: train, calibrate, evaluate, scan, by the commands themselves."""
+
+import csv
+import json
+
+import pytest
+from conftest import encode, photo
+
+from mdmf_ops.cli import main
+from mdmf_ops.detector import Detector
+from model_assets import read_assets
+
+CONFIG = {"copies": 1, "steps": 20, "batch_images": 8, "patches_per_image": 4, "bank_size": 64, "hidden_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A folder with labelled images and what the recipe's commands made of them."""
+    root = tmp_path_factory.mktemp("recipe")
+    kinds = {"real/web": 150, "real/phone": 150, "fake/old": 20, "fake/new": 12}
+    for offset, (folder, count) in enumerate(kinds.items()):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            (root / folder / f"{i}.jpg").write_bytes(encode(photo(1000 * offset + i, 64, 96)))
+    (root / "config.json").write_text(json.dumps(CONFIG))
+    shared = ["--work", str(root / "work"), "--real", str(root / "real")]
+    commands = [
+        ["train", *shared, "--fake", str(root / "fake/old"), "--config", str(root / "config.json")],
+        ["calibrate", str(root / "detector"), *shared],
+        ["evaluate", *shared, "--fake", str(root / "fake/new"), "--assets", str(root / "detector")],
+    ]
+    commands[0] += ["--output", str(root / "detector")]
+    commands[2] += ["--output", str(root / "report")]
+    for command in commands:
+        assert main(command) == 0, command
+    return root
+
+
+def test_the_detector_scores_and_says_how_it_was_made(recipe):
+    detector = Detector.load(recipe / "detector", device="cpu")
+    assert detector.score([encode(photo(1))])[0].mmd2 is not None
+    training = detector.assets.manifest["training"]
+    assert training["config"] | CONFIG == training["config"]
+    assert set(training["images"]["real"]) == {"web", "phone"}
+    assert set(training["images"]["generated"]) == {"old"}
+
+
+def test_no_image_is_both_trained_on_and_calibrated_with(recipe):
+    manifest = read_assets(recipe / "detector").manifest
+    trained, calibrated = manifest["training"]["images"]["real"], manifest["calibration"]["sources"]
+    assert {name: trained[name] + calibrated[name] for name in trained} == {"phone": 150, "web": 150}
+    assert manifest["calibration"]["scores"] == 2 * sum(calibrated.values())
+
+
+def test_the_report_has_a_row_for_each_source(recipe):
+    report = (recipe / "report/report.md").read_text()
+    assert read_assets(recipe / "detector").detector_id in report
+    with open(recipe / "report/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["kind"], row["source"]) for row in rows} == {
+        ("generator", "new"),
+        ("real source", "web"),
+        ("real source", "phone"),
+    }
+    assert all(0 <= float(row["value"]) <= 1 for row in rows)
+
+
+def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe, capsys):
+    command = ["evaluate", "--work", str(recipe / "work"), "--real", str(recipe / "real")]
+    command += ["--fake", str(recipe / "fake/old"), "--assets", str(recipe / "detector")]
+    assert main([*command, "--output", str(recipe / "other")]) == 2
+    assert "was trained on old" in capsys.readouterr().err
+
+
+def test_leaving_one_out_trains_without_it_and_the_card_says_so(recipe):
+    command = ["evaluate", "--leave_one_out", "--card", "--work", str(recipe / "work"), "--real", str(recipe / "real")]
+    command += ["--fake", str(recipe / "fake/old"), str(recipe / "fake/new"), "--assets", str(recipe / "detector")]
+    assert main([*command, "--output", str(recipe / "left_out")]) == 0
+    card = (recipe / "detector/MODEL_CARD.md").read_text()
+    assert read_assets(recipe / "detector").detector_id in card
+    for source in ("old", "new", "web", "phone"):
+        assert f"| {source} |" in card
+    assert read_assets(recipe / "detector").detector_id  # the card is no part of what is signed
+
+
+def test_too_few_real_images_cannot_calibrate(recipe, tmp_path, capsys):
+    (tmp_path / "few").mkdir()
+    for i in range(20):
+        (tmp_path / "few" / f"{i}.jpg").write_bytes(encode(photo(i, 64, 96)))
+    assert main(["calibrate", str(recipe / "detector"), "--work", str(tmp_path), "--real", str(tmp_path / "few")]) == 2
+    assert "100 at least" in capsys.readouterr().err
