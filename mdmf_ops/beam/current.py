@@ -110,9 +110,17 @@ class CurrentDetector:
         self._folder, self._detector, self._rejected = folder, detector, ""
 
 
-@lru_cache(maxsize=4)
+_loading = threading.Lock()
+
+
 def current_detector(options: DetectorOptions) -> CurrentDetector:
     """The one of this process: all its threads and transforms share it."""
+    with _loading:  # two threads that ask at once would load two
+        return _load(options)
+
+
+@lru_cache(maxsize=4)
+def _load(options: DetectorOptions) -> CurrentDetector:
     return CurrentDetector(options)
 
 

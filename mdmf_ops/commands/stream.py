@@ -27,6 +27,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from apache_beam.runners.runner import PipelineResult
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import pubsub_v1
 
 from mdmf_ops.beam import local as beam_local
 from mdmf_ops.beam.current import DetectorOptions, current_detector
@@ -99,18 +102,16 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _check_pubsub(arguments: argparse.Namespace) -> None:
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.cloud import pubsub_v1
-
+    name = arguments.subscription or arguments.topic
     try:
         if arguments.subscription:
             with pubsub_v1.SubscriberClient() as subscriber:
-                subscriber.get_subscription(subscription=arguments.subscription, timeout=30)
+                subscriber.get_subscription(subscription=name, timeout=30)
         publisher = pubsub_v1.PublisherClient()
-        for topic in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
-            publisher.get_topic(topic=topic, timeout=30)
-    except GoogleAPICallError as error:
-        raise UsageError(f"Pub/Sub: {error.message}: create it, or correct the name") from error
+        for name in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
+            publisher.get_topic(topic=name, timeout=30)
+    except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+        raise UsageError(f"Pub/Sub: {name}: {str(error).splitlines()[0]}") from error
 
 
 def metrics(result: PipelineResult, local: bool) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """The detector that a pointer names: picked up while it runs, kept when the new one is broken."""
 
-import json
-import shutil
-from pathlib import Path
-
 import pytest
+from conftest import copy_detector
+from emulators import Bucket, environment, fake_gcs_server
 
 import model_assets
 from mdmf_ops.beam.current import CurrentDetector, DetectorOptions, is_pointer, read_pointer
@@ -16,14 +14,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def copy_detector(folder: Path, name: str) -> str:
-    """A detector that differs from the embedded one in its name, and so in its id; gives the id."""
-    shutil.copytree(model_assets.embedded(), folder)
-    manifest = json.loads((folder / model_assets.MANIFEST).read_text())
-    rest = {key: manifest[key] for key in manifest.keys() - {"format", "name", "files", "detector_id"}}
-    return model_assets.write_assets(folder, name, list(manifest["files"]), rest).detector_id
 
 
 @pytest.fixture
@@ -104,3 +94,28 @@ def test_a_pointer_names_a_folder_beside_itself_or_anywhere(tmp_path):
     }.items():
         pointer.write_text(words)
         assert read_pointer(str(pointer)) == folder
+
+
+def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
+    pointer, first, second = two
+    with fake_gcs_server() as url, environment(url):
+        bucket = Bucket("detectors")
+        for path in pointer.parent.rglob("*"):
+            if path.is_file():
+                bucket.put(str(path.relative_to(pointer.parent)), path.read_bytes())
+        assert is_pointer(bucket.uri("current")) and not is_pointer(bucket.uri("one"))
+        folder = CurrentDetector(DetectorOptions(bucket.uri("two"), device="cpu"))
+        assert folder.get().assets.detector_id == second
+        current = CurrentDetector(DetectorOptions(bucket.uri("current"), device="cpu", check_s=0))
+        assert current.get().assets.detector_id == first
+        bank = bucket.get("two/bank.safetensors")
+        for broken in (bank[:-1], bank + b"more", b""):
+            bucket.put("two/bank.safetensors", broken)
+            bucket.put("current", b"two")
+            assert current.get().assets.detector_id == first
+        bucket.put("two/bank.safetensors", bank)
+        assert current.get().assets.detector_id == second
+        bucket.put("three/manifest.json", b'{"format": 1, "name": "x", "files": {"../../x": {"bytes": 1}}}')
+        bucket.put("current", b"gs://detectors/three")
+        bucket.delete("one/manifest.json")
+        assert current.get().assets.detector_id == second

@@ -1,10 +1,9 @@
 """The live stream, as it runs: emulators, a process of its own, signals; and the rows that are there at the end.
 
-The load test is a command too: MDMF_STREAM_MESSAGES=5000 pytest tests/pipelines/test_stream.py -k poison
+With MDMF_FULL=1 the load is 5,000 messages.
 """
 
 import json
-import os
 import random
 import shutil
 import time
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import BROKEN, encode, photo
+from conftest import BROKEN, FULL, copy_detector, encode, photo
 from emulators import Bucket, environment, fake_gcs_server
 from pubsub import PROJECT, StreamProcess, Topic, pubsub_emulator, wait_for
 
-import model_assets
 from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.messages import message_uri
@@ -149,7 +147,7 @@ def test_the_full_circle_with_a_kill_in_between(emulator, tmp_path):
 
 
 def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped(emulator, tmp_path):
-    count = int(os.environ.get("MDMF_STREAM_MESSAGES", "500"))
+    count = 5000 if FULL else 500
     uploads, alerts, errors = topics("load")
     output = tmp_path / "out"
     ids = [copy_detector(tmp_path / name, name) for name in ("one", "two")]
@@ -216,6 +214,7 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
     assert metrics["messages_duplicate"] == count - unique
     assert metrics["rows_written"] == unique == metrics["images_received"]
     assert (metrics["detector_swaps"], metrics["detector_rejections"] > 0) == (1, True)
+    assert metrics["inference_request_batch_size"]["max"] >= 8  # batches form across bundles
     by_alert = [json.loads(data)["detector_id"] for data, _ in alerts.received]
     assert set(by_alert[:broken_until]) == {ids[0]}
     in_order = [row["detector_id"] for row in sorted(rows, key=lambda row: row["scanned_at"])]
@@ -235,11 +234,3 @@ def memory_mb(pid: int) -> float:
         return 0.0
     line = next((line for line in status.read_text().splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
     return int(line.split()[1]) / 1024
-
-
-def copy_detector(folder: Path, name: str) -> str:
-    """The embedded detector under another name; gives its id."""
-    shutil.copytree(model_assets.embedded(), folder)
-    manifest = json.loads((folder / model_assets.MANIFEST).read_text())
-    rest = {key: manifest[key] for key in manifest.keys() - {"format", "name", "files", "detector_id"}}
-    return model_assets.write_assets(folder, name, list(manifest["files"]), rest).detector_id
