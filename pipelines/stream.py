@@ -199,9 +199,14 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
 
 
 def drain_on_signals() -> None:
-    """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written."""
+    """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written; a second one at once."""
+
+    def drain(number: int, _frame: object) -> None:
+        SUBSCRIPTION.drain()
+        signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: SUBSCRIPTION.drain())
+        signal.signal(number, drain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

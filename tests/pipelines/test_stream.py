@@ -234,3 +234,28 @@ def memory_mb(pid: int) -> float:
         return 0.0
     line = next((line for line in status.read_text().splitlines() if line.startswith("VmRSS")), "VmRSS: 0 kB")
     return int(line.split()[1]) / 1024
+
+
+def test_the_stream_becomes_a_dataflow_job(tmp_path, monkeypatch):
+    """The service cannot be had here: the job that it would be given is made, staged and read back."""
+    from apache_beam.internal.gcp import auth
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    from pipelines import stream
+
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", True)  # else it looks for credentials for 25 s
+    with fake_gcs_server() as url, environment(url):
+        bucket = Bucket("dataflow-bucket")
+        flags = ["--subscription=projects/project-x/subscriptions/uploads", "--output=gs://dataflow-bucket/scores"]
+        topics = ["--alert_topic=projects/project-x/topics/a", "--error_topic=projects/project-x/topics/e"]
+        service = ["--runner=DataflowRunner", "--project=project-x", "--region=us-central1", "--sdk_location=container"]
+        places = ["--temp_location=gs://dataflow-bucket/tmp", "--staging_location=gs://dataflow-bucket/staging"]
+        image = ["--sdk_container_image=image", f"--template_location={tmp_path}/job.json"]
+        stream.main([*flags, *topics, *service, *places, *image])
+        [name] = [name for name in bucket.names("staging/") if name.endswith("/pipeline.pb")]
+        pipeline = beam_runner_api_pb2.Pipeline.FromString(bucket.get(name))
+    transforms = pipeline.components.transforms.values()
+    urns = Counter(transform.spec.urn for transform in transforms)
+    assert (urns["beam:transform:pubsub_read:v1"], urns["beam:transform:pubsub_write:v1"]) == (1, 2)
+    assert not any("Acknowledge" in transform.unique_name for transform in transforms)  # the service's own doing
+    assert "beam:requirement:pardo:stateful:v1" in pipeline.requirements
