@@ -27,7 +27,7 @@ from apache_beam.runners.direct.watermark_manager import WatermarkManager
 from apache_beam.runners.worker import statesampler
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
-from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, ServiceUnavailable
+from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
 from google.cloud import pubsub_v1
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,11 @@ LEASE_S = 20
 _MAX_OUTSTANDING = 200_000
 """Messages are outstanding until their window is written. Beyond this many the service holds the rest back."""
 
+_TRANSIENT = (Aborted, RetryError, ServerError, TooManyRequests)
+"""Errors of the service that pass."""
+
 _PULL_S = 5.0
+_PAUSE_S = 1.0
 _FLUSH_S = 0.2
 _MAX_IDS = 1000
 _REMEMBERED = 100_000
@@ -70,7 +74,7 @@ class _Subscription:
         self._outstanding: dict[str, str] = {}  # ack id by message id
         self._done: list[str] = []  # ack ids to be handed in
         self._acknowledged: OrderedDict[str, None] = OrderedDict()
-        self._error: GoogleAPICallError | None = None
+        self._error: Exception | None = None
         self._threads: list[threading.Thread] = []
         self._drain_ends_s = 0.0
         self._closing = threading.Event()
@@ -89,9 +93,13 @@ class _Subscription:
             try:
                 response = self._client.pull(subscription=self._name, max_messages=BATCH_MESSAGES, timeout=_PULL_S)
                 self._extend([received.ack_id for received in response.received_messages])
-            except (DeadlineExceeded, ServiceUnavailable):
+            except DeadlineExceeded:  # nothing has come
                 continue
-            except GoogleAPICallError as error:
+            except _TRANSIENT as error:
+                _log.warning("Pub/Sub: %s", error)
+                self.draining.wait(_PAUSE_S)
+                continue
+            except Exception as error:  # raised where the pipeline sees it
                 self._error = error
                 return
             for received in response.received_messages:
@@ -119,8 +127,11 @@ class _Subscription:
                         ids = list(self._outstanding.values())
                     for start in range(0, len(ids), _MAX_IDS):
                         self._extend(ids[start : start + _MAX_IDS])
-            except GoogleAPICallError as error:  # tried again; a lease that ends meanwhile is a redelivery
-                _log.warning("Pub/Sub: %s", error.message)
+            except _TRANSIENT as error:  # a lease that ends meanwhile is a redelivery
+                _log.warning("Pub/Sub: %s", error)
+            except Exception as error:
+                self._error = error
+                return
 
     def _extend(self, ack_ids: list[str]) -> None:
         if ack_ids:
@@ -139,7 +150,7 @@ class _Subscription:
         """The messages that have arrived, at most a batch; waits a moment for the first.
 
         Raises:
-            google.api_core.exceptions.GoogleAPICallError: the subscription cannot be read, for good.
+            Exception: the subscription cannot be read, for good: it is gone, or access is.
         """
         if self._error is not None:
             raise self._error
