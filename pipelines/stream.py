@@ -24,7 +24,7 @@ from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import CHECK_S, DetectorOptions, current_id
 from mdmf_ops.beam.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
 from mdmf_ops.beam.local import SUBSCRIPTION, acknowledge, install
-from mdmf_ops.beam.once import BUCKETS, DUPLICATES, HORIZON_S, Once
+from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
@@ -154,14 +154,12 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     windows = Windows(options.window_s, options.num_shards)
     detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
     read = messages | "Read" >> ReadMessages(options.local_root)
-    once = read.refs | "Once" >> Once(
-        partial(current_id, detector), options.horizon_s, buckets=1 if is_local(options) else BUCKETS
-    )
+    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=is_local(options))
     scored = (
         once.refs
         | "Window" >> windows.into()
         | "Fetch" >> FetchImages(detector.limits)
-        | "Score" >> ScoreMessages(stream, detector, options.batch_wait_s)
+        | "Score" >> ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
     )
     if options.alert_topic:
         alerts = scored | "Alerts" >> Alerts(stream, windows, options.verdicts.split(","))
@@ -193,7 +191,7 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
     messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)
     done = build(messages, stream, options)
     if is_local(options):
-        install()
+        install(options.batch_wait_s)
         _ = done | "Acknowledge" >> beam.Map(acknowledge)
     return stream, pipeline.run()
 

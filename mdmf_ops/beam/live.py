@@ -81,10 +81,11 @@ class ScoreMessages(beam.PTransform):
     Args:
         stream: which scan the rows belong to.
         detector: which detector, perhaps through a pointer.
-        batch_wait_s: how long an image waits at most for others.
+        batch_wait_s: how long an image waits at most for others. None makes batches of what is in one bundle: right
+            for the local runner, which forms bundles so, and forgets under which key an image waits.
     """
 
-    def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float = BATCH_WAIT_S):
+    def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S):
         super().__init__()
         self._handler = _LiveHandler(stream, detector, batch_wait_s)
 
@@ -95,13 +96,14 @@ class ScoreMessages(beam.PTransform):
 class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
-    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float):
+    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None):
         super().__init__(stream, options.assets, options.alpha, options.device, options.limits)
         self._options = options
         self._batch_wait_s = batch_wait_s
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
-        return {"min_batch_size": 1, "max_batch_size": _BATCH_SIZE, "max_batch_duration_secs": self._batch_wait_s}
+        size = {"min_batch_size": _BATCH_SIZE, "max_batch_size": _BATCH_SIZE}
+        return size if self._batch_wait_s is None else size | {"max_batch_duration_secs": self._batch_wait_s}
 
     def load_model(self) -> CurrentDetector:
         torch.set_num_threads(1)  # as in a scan: a worker process is a thread

@@ -36,8 +36,8 @@ WAIT_S = 0.2
 """How long a read waits for a first message: as often do windows and timers look at the clock in a quiet stream."""
 
 BATCH_MESSAGES = 32
-"""A read takes what has arrived, up to so many: one bundle, and so one batch for the detector. Batches are small when
-the stream is quiet and full when it is busy."""
+"""A read takes what has arrived, up to so many, and makes one bundle of them; the detector's batches are cut from it.
+They are small when the stream is quiet and full when it is busy."""
 
 WATERMARK_LAG_S = 2.0
 """A message that takes longer from its publisher to here may come after its window has closed, and is then late."""
@@ -78,6 +78,7 @@ class _Subscription:
         self._threads: list[threading.Thread] = []
         self._drain_ends_s = 0.0
         self._closing = threading.Event()
+        self.batch_wait_s = 0.0
         self.draining = threading.Event()
 
     def open(self, name: str) -> None:
@@ -147,7 +148,7 @@ class _Subscription:
                 del self._done[: len(ids)]
 
     def take(self) -> list[pubsub_v1.types.PubsubMessage]:
-        """The messages that have arrived, at most a batch; waits a moment for the first.
+        """The messages that have arrived, at most a batch; waits a moment for the first, and then for the others.
 
         Raises:
             Exception: the subscription cannot be read, for good: it is gone, or access is.
@@ -157,8 +158,9 @@ class _Subscription:
         taken = []
         with contextlib.suppress(queue.Empty):
             taken.append(self._arrived.get(timeout=WAIT_S))
+            full_s = time.monotonic() + self.batch_wait_s
             while len(taken) < BATCH_MESSAGES:
-                taken.append(self._arrived.get_nowait())
+                taken.append(self._arrived.get(timeout=max(0.0, full_s - time.monotonic())))
         return taken
 
     def acknowledge(self, message_id: str) -> None:
@@ -250,6 +252,11 @@ def metrics() -> Iterator[tuple[MetricName, int | DistributionData]]:
             yield from ((key.metric, value) for key, value in values.items())
 
 
-def install() -> None:
-    """Makes the local runner of this process read Pub/Sub so."""
+def install(batch_wait_s: float) -> None:
+    """Makes the local runner of this process read Pub/Sub so.
+
+    Args:
+        batch_wait_s: how long a message waits for others that make up a bundle with it.
+    """
+    SUBSCRIPTION.batch_wait_s = batch_wait_s
     TransformEvaluatorRegistry._test_evaluators_overrides[_DirectReadFromPubSub] = _ReadEvaluator

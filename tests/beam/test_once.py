@@ -3,13 +3,14 @@
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 
 from mdmf_ops.beam import ImageRef
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.once import DUPLICATES, Once, _OnceDoFn
+from mdmf_ops.beam.once import DUPLICATES, Once, _Memory
 
 START_S = 1767312000
 
@@ -24,15 +25,17 @@ def only_one() -> str:
 
 
 def run(bundles, passed, duplicates, horizon_s=600):
-    story = test_stream.TestStream(coder=PickleCoder())
-    for bundle in bundles:
-        story.add_elements(bundle)
-    story.advance_watermark_to_infinity()
-    with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
-        once = p | story | Once(only_one, horizon_s)
-        ids = once.refs | "Ids" >> beam.Map(lambda found: found.message.message_id)
-        assert_that(ids, equal_to(passed), label="passed")
-        assert_that(once[DUPLICATES], equal_to(duplicates), label="duplicates")
+    """Runs bundles of refs through both ways to remember."""
+    for in_process in (False, True):
+        story = test_stream.TestStream(coder=PickleCoder())
+        for bundle in bundles:
+            story.add_elements(bundle)
+        story.advance_watermark_to_infinity()
+        with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
+            once = p | story | Once(only_one, horizon_s, in_process=in_process)
+            ids = once.refs | "Ids" >> beam.Map(lambda found: found.message.message_id)
+            assert_that(ids, equal_to(passed), label="passed")
+            assert_that(once[DUPLICATES], equal_to(duplicates), label="duplicates")
 
 
 def test_duplicates_in_one_bundle_and_across_bundles_give_one_ref():
@@ -53,31 +56,15 @@ def test_the_horizon_is_measured_between_publications_not_deliveries():
     run([[ref("1", 0)], [ref("2", 601)], [ref("3", 1201)]], ["1", "2"], ["3"], horizon_s=600)
 
 
-class State:
-    """What a runner keeps for one bucket."""
-
-    def __init__(self):
-        self.value = None
-
-    def read(self):
-        return self.value
-
-    def write(self, value):
-        self.value = value
-
-
 def test_a_new_detector_scores_an_image_anew():
     detectors = iter(["detector-1", "detector-1", "detector-2", "detector-2"])
-    dofn, state = _OnceDoFn(lambda: next(detectors), 600), State()
-    passed = [
-        [found for found in dofn.process((0, ref(str(i), i).value), state) if isinstance(found, ImageRef)]
-        for i in range(4)
-    ]
-    assert [len(refs) for refs in passed] == [1, 0, 1, 0]
+    memory, seen = _Memory(lambda: next(detectors), 600), {}
+    passed = [[type(found) for found in memory.pass_first(ref(str(i), i).value, seen)] for i in range(4)]
+    assert passed == [[ImageRef], [TaggedOutput], [ImageRef], [TaggedOutput]]
 
 
 def test_what_is_remembered_is_bounded_by_the_horizon():
-    dofn, state = _OnceDoFn(only_one, 60), State()
+    memory, seen = _Memory(only_one, 60), {}
     for second in range(1000):
-        list(dofn.process((0, ref(str(second), second, uri=f"gs://b/{second}").value), state))
-        assert len(state.value) <= 61 + 64
+        list(memory.pass_first(ref(str(second), second, uri=f"gs://b/{second}").value, seen))
+        assert len(seen) <= 61 + 64
