@@ -1,0 +1,135 @@
+"""The rescan as the job that Dataflow would be given. The service cannot be had here: the graph is made and read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from apache_beam.portability.api import beam_runner_api_pb2
+from emulators import Bucket, environment, fake_gcs_server
+
+from pipelines import rescan
+
+ACCELERATOR = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
+IMAGE = "us-central1-docker.pkg.dev/project-x/mdmf/gpu:1"
+
+STEPS = (Path(__file__).parent / "rescan_steps.txt").read_text().split()
+"""Names that a service keeps: metrics, alerts and an update of a running job go by them. Change them knowingly."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The graph of a nightly rescan on GPUs, and the job that names it."""
+    from apache_beam.internal.gcp import auth
+
+    folder = tmp_path_factory.mktemp("job")
+    with pytest.MonkeyPatch.context() as patch, fake_gcs_server() as url, environment(url):
+        patch.setattr(auth._Credentials, "_credentials_init", True)  # else it looks for credentials for 25 s
+        bucket = Bucket("job-bucket")
+        ours = [
+            "--input=gs://job-bucket/photos",
+            "--output=gs://job-bucket/scores",
+            "--assets=gs://job-bucket/detector",
+        ]
+        nightly = ["--skip_unchanged=gs://job-bucket/scores", f"--accelerator={ACCELERATOR}", "--scoring_ram=13GB"]
+        service = ["--runner=DataflowRunner", "--project=project-x", "--region=us-central1", "--sdk_location=container"]
+        places = ["--temp_location=gs://job-bucket/tmp", "--staging_location=gs://job-bucket/staging"]
+        workers = ["--max_num_workers=20", "--service_account_email=worker@project-x.iam.gserviceaccount.com"]
+        image = [f"--sdk_container_image={IMAGE}", f"--template_location={folder}/job.json"]
+        assert rescan.main([*ours, *nightly, *service, *places, *workers, *image]) == 0
+        [name] = [name for name in bucket.names("staging/") if name.endswith("/pipeline.pb")]
+        graph = beam_runner_api_pb2.Pipeline.FromString(bucket.get(name))
+    return graph, json.loads((folder / "job.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def graph(compiled):
+    return compiled[0]
+
+
+@pytest.fixture(scope="module")
+def job(compiled):
+    return compiled[1]
+
+
+def leaves(graph):
+    """Name and transform of every step that does something itself."""
+    return {
+        transform.unique_name: transform
+        for transform in graph.components.transforms.values()
+        if not transform.subtransforms and transform.environment_id
+    }
+
+
+def hints(graph, transform):
+    """Resource hints of a step by the last part of their name."""
+    environment = graph.components.environments[transform.environment_id]
+    return {urn.split(":")[2]: value.decode() for urn, value in environment.resource_hints.items()}
+
+
+def test_accelerator_and_memory_are_asked_for_where_images_are_read_and_scored_and_nowhere_else(graph):
+    wanted = {"accelerator": ACCELERATOR, "min_ram_bytes": "13000000000"}
+    found = {name: hints(graph, transform) for name, transform in leaves(graph).items()}
+    with_hints = {name for name, hint in found.items() if hint}
+    assert all(found[name] == wanted for name in with_hints)
+    assert with_hints == {name for name in found if name.startswith(("Fetch/", "Score/"))}
+    assert len(with_hints) >= 3
+
+
+def test_refs_are_shuffled_before_they_are_read_and_images_are_not_before_they_are_scored(graph):
+    steps = graph.components.transforms.values()
+    groups = {step.unique_name for step in steps if step.spec.urn == "beam:transform:group_by_key:v1"}
+    maker = {output: step for step in steps if not step.subtransforms for output in step.outputs.values()}
+
+    def before(name):
+        """Steps that a step waits for, one after the other, back to the nearest shuffle."""
+        [step] = [step for step in steps if step.unique_name == name]
+        while True:
+            [step] = [maker[key] for key in step.inputs.values()]
+            yield step.unique_name
+            if step.unique_name in groups:
+                return
+
+    infer = next(name for name in leaves(graph) if name.startswith("Score/") and "BeamML_RunInference" in name)
+    chain = list(before(infer))
+    assert chain[-1].startswith("SpreadRefs/")
+    assert "Fetch/Fetch" in chain
+
+
+def test_steps_keep_their_names(graph):
+    named = {t.unique_name for t in graph.components.transforms.values() if "/" in t.unique_name}
+    # What is below the second name is Beam's. The spreading of refs is one step of ours.
+    ours = {"SpreadRefs" if name.startswith("SpreadRefs/") else "/".join(name.split("/")[:2]) for name in named}
+    assert sorted(ours) == STEPS
+
+
+def test_no_asset_travels_in_the_graph(graph):
+    sizes = {name: len(transform.spec.payload) for name, transform in leaves(graph).items()}
+    assert max(sizes.values()) < 20_000, sizes
+    assert graph.ByteSize() < 1_000_000
+
+
+def test_workers_are_made_of_the_image_and_named_account(graph, job):
+    images = {
+        beam_runner_api_pb2.DockerPayload.FromString(environment.payload).container_image
+        for environment in graph.components.environments.values()
+        if environment.urn == "beam:env:docker:v1"
+    }
+    assert images == {IMAGE}
+    environment_ = job["environment"]
+    assert environment_["serviceAccountEmail"] == "worker@project-x.iam.gserviceaccount.com"
+    [pool] = environment_["workerPools"]
+    assert pool["autoscalingSettings"]["maxNumWorkers"] == 20
+    assert job["type"] == "JOB_TYPE_BATCH"
+
+
+@pytest.mark.parametrize("spec", ["nvidia-tesla-t4", "type:nvidia-tesla-t4", "type:l4;count:0", "type:T4;count:1"])
+def test_an_accelerator_of_another_form_is_refused_with_the_right_one(spec, capsys):
+    with pytest.raises(SystemExit):
+        rescan.main(["--input=a", "--output=b", f"--accelerator={spec}"])
+    assert "is not like 'type:nvidia-tesla-t4;count:1;install-nvidia-driver'" in capsys.readouterr().err
+
+
+def test_a_gpu_asked_for_and_refused_in_one_command_is_an_error(tmp_path):
+    options = rescan.RescanOptions([], input=["a"], output=str(tmp_path), accelerator=ACCELERATOR, device="cpu")
+    with pytest.raises(ValueError, match="--accelerator asks for a GPU"):
+        rescan.launch(options)
