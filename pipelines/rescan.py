@@ -95,7 +95,9 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         "--run_id",
         help="name of this run (default: the time and a random part); the same id again replaces the run",
     )
-    parser.add_argument("--assets", metavar="DIR", help="folder of the detector (default: the embedded micro)")
+    parser.add_argument(
+        "--assets", metavar="DIR", help="folder of the detector, local or gs:// (default: the embedded micro)"
+    )
     parser.add_argument(
         "--alpha",
         type=float,

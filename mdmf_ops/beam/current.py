@@ -53,7 +53,7 @@ class DetectorOptions:
 
     def load(self, folder: str | None) -> Detector:
         """Loads the detector in a folder. Raises what `Detector.load` does, and OSError."""
-        with _local_copy(folder) as local:
+        with local_copy(folder) as local:
             return Detector.load(local, alpha=self.alpha, device=self.device, limits=self.limits)
 
 
@@ -154,7 +154,7 @@ def read_pointer(pointer: str) -> str:
 
 
 @contextlib.contextmanager
-def _local_copy(folder: str | None) -> Iterator[str | None]:
+def local_copy(folder: str | None) -> Iterator[str | None]:
     """A folder where the loader can read it: one in a bucket is copied file by file, as its manifest lists them."""
     if folder is None or not is_gcs(folder):
         yield folder

@@ -13,6 +13,7 @@ from apache_beam.pvalue import TaggedOutput
 
 import model_assets
 from mdmf_ops.beam.commit import read_manifests
+from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import open_file
@@ -92,8 +93,8 @@ class _SkipDoFn(beam.DoFn):
         self._skipped = Metrics.counter(NAMESPACE, "images_skipped")
 
     def setup(self) -> None:
-        folder = model_assets.embedded() if self._assets is None else self._assets
-        self._detector_id = model_assets.read_assets(folder).detector_id
+        with local_copy(self._assets) as folder:
+            self._detector_id = model_assets.read_assets(folder or model_assets.embedded()).detector_id
 
     def process(self, group: tuple[str, dict[str, Iterable]]) -> Iterator[ImageRef]:
         uri, sides = group
@@ -112,7 +113,7 @@ class SkipUnchanged(beam.PTransform):
         previous: an output of earlier runs; only what its manifests list counts. The run itself does not: a rerun
             replaces its rows, so it skips what it skipped the first time.
         run: the run that is being made.
-        assets: folder of the detector; None is the embedded one.
+        assets: folder of the detector, local or gs://; None is the embedded one.
     """
 
     def __init__(self, previous: str, run: Run, assets: str | None = None):

@@ -11,6 +11,7 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ImageError, Limits, Score
@@ -32,7 +33,7 @@ class ScoreImages(beam.PTransform):
 
     Args:
         run: which scan the rows belong to.
-        assets: folder of the detector; None is the embedded one.
+        assets: folder of the detector, local or gs://; None is the embedded one.
         alpha: level of the verdict.
         device: `auto`, `cpu` or `cuda`.
         limits: what is refused before decoding.
@@ -87,7 +88,8 @@ class DetectorHandler(ModelHandler[Image, Row, Detector]):
     def load_model(self) -> Detector:
         # Two torch threads that contend for a core are 40 times slower than one: a worker process is a thread.
         torch.set_num_threads(1)
-        return Detector.load(self._assets, alpha=self._alpha, device=self._device, limits=self._limits)
+        with local_copy(self._assets) as folder:
+            return Detector.load(folder, alpha=self._alpha, device=self._device, limits=self._limits)
 
     def run_inference(
         self, batch: Sequence[Image], model: Detector, inference_args: dict[str, Any] | None = None

@@ -31,6 +31,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mdmf_ops.beam.commit import read_manifest, read_manifests
+from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.run import Run
@@ -116,8 +117,8 @@ def _check(arguments: argparse.Namespace) -> None:
         sources = [absolute(source) for source in arguments.inputs]
         lists = [absolute(path) for path in arguments.input_list]
         previous = arguments.skip_unchanged and absolute(arguments.skip_unchanged)
-        Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
-    except (ValueError, AssetError) as error:
+        _load(arguments)
+    except (OSError, ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
     # What lies in a bucket is left to the workers: this machine need not have access.
     try:
@@ -133,10 +134,15 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--skip_unchanged {previous}: no committed run there; the first scan needs no such option")
 
 
+def _load(arguments: argparse.Namespace) -> Detector:
+    with local_copy(arguments.assets) as folder:
+        return Detector.load(folder, alpha=arguments.alpha, device=arguments.device)
+
+
 def _dry_run(arguments: argparse.Namespace) -> int:
     sizes = {ref.uri: ref.size_bytes or 0 for ref in _inputs(arguments)}
     scan = Run.start(absolute(arguments.output), arguments.run_id)
-    detector = Detector.load(arguments.assets, alpha=arguments.alpha, device=arguments.device)
+    detector = _load(arguments)
     plan = {
         "images": len(sizes),
         "bytes": sum(sizes.values()),

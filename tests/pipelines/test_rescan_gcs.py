@@ -15,6 +15,7 @@ import mdmf_ops.cli
 from mdmf_ops.beam import gcs
 from mdmf_ops.beam.commit import read_manifest, read_manifests
 from mdmf_ops.beam.runs import latest_rows, latest_sql, strays, verify_run
+from model_assets import embedded
 from pipelines import rescan
 
 IMAGES = 2000 if FULL else 500
@@ -170,6 +171,19 @@ def test_a_list_of_named_objects_skips_what_is_unchanged(proxy, tmp_path):
     bucket.put("1.png", tiny(8))
     second = scan_list("r2")
     assert (second["skipped"], second["counts"]["status"]) == (2, {"failed": 1, "scored": 1})
+
+
+def test_a_detector_in_a_bucket_scores_as_the_same_one_on_disk(proxy, tmp_path):
+    bucket = Bucket("detectors")
+    for file in embedded().iterdir():
+        bucket.put(f"micro/{file.name}", file.read_bytes())
+    bucket.put("in/a.png", tiny(1))
+    scan(bucket.uri("in/"), str(tmp_path), "disk")
+    manifest, _ = scan(bucket.uri("in/"), str(tmp_path), "bucket", assets=bucket.uri("micro"))
+    again, _ = scan(bucket.uri("in/"), str(tmp_path), "r3", assets=bucket.uri("micro"), skip_unchanged=str(tmp_path))
+    assert (again["skipped"], manifest["counts"]["status"]) == (1, {"scored": 1})
+    rows = duckdb.sql(f"select distinct row_id, mmd2 from read_parquet('{tmp_path}/**/*.parquet')").fetchall()
+    assert len(rows) == 1
 
 
 def test_the_command_scans_lists_verifies_and_cleans_a_bucket(proxy, tmp_path):
