@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: scan test lint lock clean
+.PHONY: scan test lint lock templates clean
 
 scan: $(VENV)/installed
 	$(BIN)/mdmf scan samples/real samples/generated samples/spliced --output out/samples
@@ -31,6 +31,10 @@ lock:
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.10 --no-annotate \
 	  --custom-compile-command "make lock" --output-file constraints.txt
+
+# The Flex Templates as Dataflow would get them; docs/dataflow.md says how they are published.
+templates:
+	@templates/build.sh
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

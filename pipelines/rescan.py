@@ -23,6 +23,7 @@ from mdmf_ops.beam.commit import CommitOptions
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.progress import Progress
+from pipelines.options import allow_shared_flags
 
 _RECORDED = (
     *("input", "input_list", "list_column", "suffix", "min_bytes", "max_bytes", "changed_since", "sample"),
@@ -40,6 +41,7 @@ class RescanOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        allow_shared_flags(parser)
         parser.add_argument(
             "--input",
             action="append",

@@ -30,6 +30,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
 from mdmf_ops.detector import DEFAULT_ALPHA, Verdict
+from pipelines.options import allow_shared_flags
 
 _LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 
@@ -39,6 +40,7 @@ class StreamOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        allow_shared_flags(parser)
         add_stream_arguments(parser)
 
 

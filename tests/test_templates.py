@@ -1,0 +1,132 @@
+"""The Flex Templates: what their metadata promises is what the pipelines take, and the images are pinned."""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+from pipelines.rescan import RescanOptions
+from pipelines.stream import StreamOptions
+
+TEMPLATES = {"rescan": RescanOptions, "stream": StreamOptions}
+
+LEFT_OUT = {"rescan": set(), "stream": {"local_root", "topic"}}
+"""Options that make no sense on a service: folders of a worker, and a trial's subscription."""
+
+REQUIRED = {"rescan": {"output"}, "stream": {"output", "subscription"}}
+
+PARAM_TYPES = {
+    *("DEFAULT", "TEXT", "GCS_READ_BUCKET", "GCS_WRITE_BUCKET", "GCS_READ_FILE", "GCS_WRITE_FILE", "GCS_READ_FOLDER"),
+    *("GCS_WRITE_FOLDER", "PUBSUB_TOPIC", "PUBSUB_SUBSCRIPTION", "BIGQUERY_TABLE", "JAVASCRIPT_UDF_FILE"),
+    *("SERVICE_ACCOUNT", "MACHINE_TYPE", "KMS_KEY_NAME", "WORKER_REGION", "WORKER_ZONE", "BOOLEAN", "ENUM", "NUMBER"),
+    *("KAFKA_TOPIC", "KAFKA_READ_TOPIC", "KAFKA_WRITE_TOPIC"),
+}
+"""Dataflow's closed list (ParameterMetadata.paramType, API v1b3). gcloud accepts any other word without a warning."""
+
+KEYS = {"name", "label", "helpText", "paramType", "isOptional", "regexes", "defaultValue", "enumOptions"}
+
+
+def metadata(pipeline):
+    return json.loads((ROOT / "templates" / pipeline / "metadata.json").read_text())
+
+
+PARAMETERS = [(pipeline, parameter) for pipeline in TEMPLATES for parameter in metadata(pipeline)["parameters"]]
+every_parameter = pytest.mark.parametrize(
+    ("pipeline", "parameter"), PARAMETERS, ids=[f"{pipeline}-{parameter['name']}" for pipeline, parameter in PARAMETERS]
+)
+
+
+def options_of(pipeline):
+    """What argparse knows of each option, by name."""
+    parser = argparse.ArgumentParser(add_help=False)
+    TEMPLATES[pipeline]._add_argparse_args(parser)
+    return {action.dest: action for action in parser._actions}
+
+
+@pytest.mark.parametrize("pipeline", TEMPLATES)
+def test_a_template_takes_exactly_the_options_of_its_pipeline(pipeline):
+    names = [parameter["name"] for parameter in metadata(pipeline)["parameters"]]
+    assert len(names) == len(set(names))
+    assert set(names) == set(options_of(pipeline)) - LEFT_OUT[pipeline]
+    assert metadata(pipeline)["streaming"] == (pipeline == "stream")
+
+
+@pytest.mark.parametrize("pipeline", TEMPLATES)
+def test_what_a_template_requires_is_what_its_pipeline_cannot_do_without(pipeline):
+    parameters = metadata(pipeline)["parameters"]
+    assert {p["name"] for p in parameters if not p["isOptional"]} == REQUIRED[pipeline]
+
+
+@every_parameter
+def test_a_parameter_has_a_type_of_the_closed_list_and_no_key_that_nobody_reads(pipeline, parameter):
+    assert parameter["paramType"] in PARAM_TYPES
+    assert set(parameter) <= KEYS and {"name", "label", "helpText", "isOptional"} <= set(parameter)
+    assert ("enumOptions" in parameter) == (parameter["paramType"] == "ENUM")
+
+
+@every_parameter
+def test_its_documented_example_passes_its_own_pattern_and_the_pipelines_parser(pipeline, parameter):
+    examples = [parameter["defaultValue"]] if "defaultValue" in parameter else []
+    if found := re.search(r"Example: (\S+)$", parameter["helpText"]):
+        examples.append(found[1])
+    examples += [option["value"] for option in parameter.get("enumOptions", [])]
+    action = options_of(pipeline)[parameter["name"]]
+    for example in examples:
+        assert all(re.fullmatch(regex, example) for regex in parameter.get("regexes", []))
+        assert (
+            TEMPLATES[pipeline]([f"--{parameter['name']}={example}"]).get_all_options()[parameter["name"]] is not None
+        )
+        assert action.choices is None or example in action.choices
+    assert parameter.get("regexes") is None or len(examples) > 0
+    if action.choices:
+        assert [option["value"] for option in parameter["enumOptions"]] == list(action.choices)
+    if "defaultValue" in parameter:
+        assert (action.type or str)(parameter["defaultValue"]) == action.default
+
+
+def test_both_pipelines_can_be_imported_in_one_process():
+    for options in TEMPLATES.values():
+        assert options(["--output=a", "--num_shards=3"]).get_all_options()["output"] == "a"
+
+
+@every_parameter
+def test_an_unfit_value_is_stopped_by_the_pattern(pipeline, parameter):
+    for regex in parameter.get("regexes", []):
+        assert not re.fullmatch(regex, "")
+        assert parameter["name"] == "list_column" or not re.fullmatch(regex, "not fit")
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.gpu"])
+def test_an_image_stands_on_pinned_bases_of_this_beam_and_python(name):
+    text = (ROOT / "templates" / name).read_text()
+    bases = re.findall(r"^(?:FROM|COPY --from=)\s*(\S+[/:]\S+)", text, re.MULTILINE)
+    assert len(bases) >= 2
+    assert all(re.fullmatch(r"[a-z0-9./_-]+:[\w.-]*\d[\w.-]*", base) for base in bases), bases
+    [beam] = [base for base in bases if "beam_python" in base]
+    [locked] = re.findall(r"^apache-beam==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert beam == f"apache/beam_python3.11_sdk:{locked}"
+    assert "--constraint /tmp/mdmf/constraints.txt" in text
+
+
+def test_make_templates_shows_a_file_for_each_pipeline_and_device():
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud is missing: https://cloud.google.com/sdk/docs/install")
+    done = subprocess.run([ROOT / "templates/build.sh"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    images = re.findall(r'"image": "(\S+)"', done.stdout)
+    assert [image.rpartition("/")[2].partition(":")[0] for image in images] == [
+        *("rescan-cpu", "rescan-gpu", "stream-cpu", "stream-gpu")
+    ]
+
+
+def test_without_gcloud_it_says_what_is_missing(tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    bash = shutil.which("bash")
+    command = [bash, ROOT / "templates/build.sh"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "gcloud is missing" in done.stderr
