@@ -36,8 +36,19 @@ class Backbone(nn.Module):
         device = next(self.parameters()).device
         # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
         at_once = 1 if device.type == "cpu" else len(tiles)
-        parts = torch.from_numpy(tiles).split(at_once)
-        return torch.cat([self(part.to(device)).flatten(0, 2) for part in parts])
+        return self._embed(torch.from_numpy(tiles), at_once, device)
+
+    def _embed(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
+        """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
+        while True:
+            try:
+                return torch.cat([self(part.to(device)).flatten(0, 2) for part in tiles.split(at_once)])
+            except torch.cuda.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+            # Outside of the handler: there the error's traceback would still hold what did not fit.
+            torch.cuda.empty_cache()
+            at_once = -(-at_once // 2)
 
 
 class MicroBackbone(Backbone):

@@ -136,6 +136,8 @@ class Detector:
             return self.score_decoded(decode(content, self.limits))
         except ImageError as error:
             return error
+        except torch.cuda.OutOfMemoryError as error:  # of a single tile
+            return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
 
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""

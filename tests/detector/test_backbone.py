@@ -77,3 +77,34 @@ def test_rows_and_columns_of_patches_are_those_of_the_tile(backbone):
     bright[0, :, top : top + PATCH_PX, left : left + PATCH_PX] = noise
     change = (embed(backbone, bright) - embed(backbone, dark)).norm(dim=-1)[0]
     assert divmod(int(change.argmax()), change.shape[1]) == (row, column)
+
+
+class Cramped(MicroBackbone):
+    """Has room for `room` tiles at once: a fault injected where a CUDA device would raise it."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.asked = room, []
+
+    def forward(self, tiles):
+        self.asked.append(len(tiles))
+        if len(tiles) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory (injected)")
+        return super().forward(tiles)
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(backbone):
+    cramped = Cramped(room=2).eval()
+    cramped.load_state_dict(backbone.state_dict())
+    batch = tiles(7, 64, 96)
+    with torch.inference_mode():
+        found = cramped._embed(batch, len(batch), torch.device("cpu"))
+    assert cramped.asked == [7, 4, 2, 2, 2, 1]
+    torch.testing.assert_close(found, embed(backbone, batch).flatten(0, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_a_tile_that_does_not_fit_alone_is_an_error():
+    cramped = Cramped(room=0).eval()
+    with torch.inference_mode(), pytest.raises(torch.cuda.OutOfMemoryError):
+        cramped._embed(tiles(4, 64, 64), 4, torch.device("cpu"))
+    assert cramped.asked == [4, 2, 1]

@@ -1,0 +1,92 @@
+"""The transforms as Beam YAML takes them: plain arguments in, rows with a schema out. See `examples/scan.yaml`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+
+from mdmf_ops.beam.read import FetchImages
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.score import Row, ScoreImages
+from mdmf_ops.beam.sources import MatchImages
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.write import WriteScores
+from mdmf_ops.detector import DEFAULT_ALPHA
+
+
+class ScoredImage(NamedTuple):
+    """What a YAML pipeline may filter and write of a row; the columns mean what they do in `mdmf_ops.schema`."""
+
+    image_uri: str
+    status: str
+    error_code: str | None
+    mmd2: float | None
+    p_value: float | None
+    verdict: str | None
+    detector_id: str
+
+
+class CommittedRun(NamedTuple):
+    """A run whose manifest is written."""
+
+    run_id: str
+    inputs: int
+    scored: int
+    failed: int
+
+
+class ReadAndScore(beam.PTransform):
+    """Lists, reads and scores sources; one `ScoredImage` for each image.
+
+    To YAML a transform needs an input unless its name starts with `Read`.
+
+    Args:
+        sources: files, folders and globs, local or gs://.
+        assets: folder of the detector, local or gs://; None is the embedded one.
+        alpha: level of the verdict.
+        device: `auto`, `cpu` or `cuda`.
+        output: write the rows there too, as one committed run; None writes none.
+        run_id: name of that run.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        assets: str | None = None,
+        alpha: float = DEFAULT_ALPHA,
+        device: str = "auto",
+        output: str | None = None,
+        run_id: str | None = None,
+    ):
+        super().__init__()
+        self._sources = sources
+        self._scoring = {"assets": assets and absolute(assets), "alpha": alpha, "device": device}
+        self._output = output
+        self._run = Run.start(absolute(output or "."), run_id)
+
+    def display_data(self) -> dict[str, Any]:
+        return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}
+
+    def expand(self, pbegin):
+        refs = pbegin | "Match" >> MatchImages(self._sources)
+        rows = refs | "Fetch" >> FetchImages() | "Score" >> ScoreImages(self._run, **self._scoring)
+        if self._output is None:
+            return rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage)
+        manifest = rows | "Write" >> WriteScores(self._run, refs)
+        return {
+            "output": rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage),
+            "run": manifest | "Run" >> beam.Map(_committed_run).with_output_types(CommittedRun),
+        }
+
+
+def _shown(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _scored_image(row: Row) -> ScoredImage:
+    return ScoredImage(**{name: row[name] for name in ScoredImage._fields})
+
+
+def _committed_run(manifest: dict[str, Any]) -> CommittedRun:
+    status = manifest["counts"]["status"]
+    return CommittedRun(manifest["run_id"], manifest["inputs"], status.get("scored", 0), status.get("failed", 0))
