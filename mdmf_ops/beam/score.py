@@ -52,6 +52,10 @@ class ScoreImages(beam.PTransform):
     ):
         super().__init__()
         self._handler = DetectorHandler(run, assets, alpha, device, limits or Limits(), progress)
+        self._shown = {"run_id": run.run_id, "assets": assets or "embedded", "alpha": alpha, "device": device}
+
+    def display_data(self) -> dict[str, Any]:
+        return self._shown
 
     def expand(self, images):
         return images | "Score" >> RunInference(self._handler).with_output_types(Row)

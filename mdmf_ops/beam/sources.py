@@ -292,6 +292,9 @@ class MatchImages(beam.PTransform):
         self._complete_lists = complete_lists
         self._progress = progress
 
+    def display_data(self) -> dict[str, str]:
+        return {"sources": " ".join(self._sources), "lists": " ".join(self._lists)}
+
     def expand(self, pbegin):
         listed = (
             pbegin

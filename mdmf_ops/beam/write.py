@@ -54,6 +54,9 @@ class WriteScores(beam.PTransform):
         self._num_shards = num_shards
         self._options = options or CommitOptions()
 
+    def display_data(self) -> dict[str, Any]:
+        return {"run_id": self._run.run_id, "output": self._run.output, "num_shards": self._num_shards or "by rows"}
+
     def expand(self, rows):
         expected = self._refs | "CountExpected" >> beam.combiners.Count.Globally()
         quantiles = (

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from emulators import Bucket, environment, fake_gcs_server
 
+from mdmf_ops.beam import Run
 from pipelines import rescan
 
 ACCELERATOR = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
@@ -100,6 +102,22 @@ def test_steps_keep_their_names(graph):
     # What is below the second name is Beam's. The spreading of refs is one step of ours.
     ours = {"SpreadRefs" if name.startswith("SpreadRefs/") else "/".join(name.split("/")[:2]) for name in named}
     assert sorted(ours) == STEPS
+
+
+def test_steps_show_what_they_were_asked_to_do():
+    options = rescan.RescanOptions([], input=["gs://b/photos"], assets="gs://b/detector", accelerator=ACCELERATOR)
+    pipeline = beam.Pipeline()
+    rescan.build(pipeline, Run.start("gs://b/scores", "r1"), options)
+    shown = {}
+    for transform in pipeline.to_runner_api().components.transforms.values():
+        for item in transform.display_data:
+            label = beam_runner_api_pb2.LabelledPayload.FromString(item.payload)
+            shown[transform.unique_name, label.key] = label
+    assert shown["Score", "device"].string_value == "cuda"
+    assert shown["Score", "alpha"].double_value == 0.01
+    assert shown["Score", "assets"].string_value == "gs://b/detector"
+    assert shown["Match", "sources"].string_value == "gs://b/photos"
+    assert shown["Write", "output"].string_value == "gs://b/scores"
 
 
 def test_no_asset_travels_in_the_graph(graph):
