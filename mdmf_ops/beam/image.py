@@ -11,6 +11,22 @@ NAMESPACE = "mdmf"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
+class Message(NamedTuple):
+    """A message of a stream, as it was delivered.
+
+    Attributes:
+        data: as published.
+        attributes: as published.
+        message_id: of the service: a redelivery has it again, a second publication has another one.
+        published_us: when it was published, microseconds since 1970 UTC.
+    """
+
+    data: bytes
+    attributes: dict[str, str]
+    message_id: str
+    published_us: int
+
+
 class ImageRef(NamedTuple):
     """Where one image lies, as listed.
 
@@ -24,6 +40,8 @@ class ImageRef(NamedTuple):
         offset_bytes: where the image's bytes start in its tar shard; None for a file or object of its own.
         crc32c: checksum of the object's bytes, as the store lists it (base64); None where it lists none.
         error: why it cannot be read, where listing found out; reading it gives this error.
+        message: of a stream, what named the image; None in a scan.
+        inline: whether the message's data are the image.
     """
 
     uri: str
@@ -34,6 +52,8 @@ class ImageRef(NamedTuple):
     offset_bytes: int | None = None
     crc32c: str | None = None
     error: ImageError | None = None
+    message: Message | None = None
+    inline: bool = False
 
     @property
     def container(self) -> str:

@@ -32,7 +32,9 @@ def fetch_image(ref: ImageRef, limits: Limits) -> Image:
             raise ref.error
         if ref.size_bytes is not None:
             limits.check_bytes(ref.size_bytes)
-        if is_gcs(ref.uri):
+        if ref.inline:
+            content = ref.message.data
+        elif is_gcs(ref.uri):
             content, generation = gcs().read_object(ref, limits)
             ref = ref._replace(generation=generation)
         else:

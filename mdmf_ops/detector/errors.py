@@ -40,6 +40,8 @@ class ErrorCode(str, Enum):
     """The store did not answer, however often it was asked: scan it again."""
     BAD_URI = "bad_uri"
     """What was named is neither a local path nor a gs:// object."""
+    BAD_MESSAGE = "bad_message"
+    """A message of the stream in none of the documented forms: the sender must mend it."""
     UNREADABLE = "unreadable"
     """Reading failed in another way: see the message."""
     OUT_OF_MEMORY = "out_of_memory"

@@ -1,0 +1,175 @@
+"""`CurrentDetector`: the detector that a pointer file names, exchanged while images go on being scored.
+
+A pointer is a text file, local or gs://, with one line: the folder of the current detector, local or gs://, relative to
+the pointer where it is no absolute path. Write a new detector's folder first and the pointer last.
+
+Beam's own model refresh was tried and does not do here. It takes the path as a side input, which on the local runner
+is read once (its periodic sources do not stream there); and a path that does not load raises within the bundle, which
+a service then retries without end, where a moderation queue must go on with the detector that it has.
+"""
+
+import contextlib
+import logging
+import posixpath
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from apache_beam.metrics import Metrics
+
+from mdmf_ops.beam.image import NAMESPACE
+from mdmf_ops.beam.storage import exists, is_gcs, open_file
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Limits
+from model_assets import MANIFEST, AssetError, listed_files
+
+CHECK_S = 10.0
+_MAX_POINTER_BYTES = 4096
+_CHUNK_BYTES = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What a worker needs to load its detector.
+
+    Attributes:
+        assets: folder of the detector or pointer to it, local or gs://; None is the embedded one.
+        alpha: level of the verdict.
+        device: `auto`, `cpu` or `cuda`.
+        limits: what is refused before decoding.
+        check_s: how often a pointer is read, in seconds.
+    """
+
+    assets: str | None = None
+    alpha: float = DEFAULT_ALPHA
+    device: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    check_s: float = CHECK_S
+
+    def load(self, folder: str | None) -> Detector:
+        """Loads the detector in a folder. Raises what `Detector.load` does, and OSError."""
+        with _local_copy(folder) as local:
+            return Detector.load(local, alpha=self.alpha, device=self.device, limits=self.limits)
+
+
+class CurrentDetector:
+    """The current detector of one process; a pointer is read again every few seconds.
+
+    A detector that does not load is counted, logged once, and tried again at the next reading, so that a pointer
+    written before its folder was whole mends itself. Until then the one before it scores.
+    """
+
+    def __init__(self, options: DetectorOptions, clock: Callable[[], float] = time.monotonic):
+        self._options = options
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pointer = options.assets if options.assets and is_pointer(options.assets) else None
+        self._folder = read_pointer(self._pointer) if self._pointer else options.assets
+        self._detector = options.load(self._folder)
+        self._checked_s = clock()
+        self._rejected = ""
+        self._swaps = Metrics.counter(NAMESPACE, "detector_swaps")
+        self._rejections = Metrics.counter(NAMESPACE, "detector_rejections")
+
+    def get(self) -> Detector:
+        """The detector that scores now."""
+        # While one thread loads a new detector, the others go on with the old.
+        due = self._pointer and self._clock() - self._checked_s >= self._options.check_s
+        if due and self._lock.acquire(blocking=False):
+            try:
+                self._check()
+                self._checked_s = self._clock()
+            finally:
+                self._lock.release()
+        return self._detector
+
+    def _check(self) -> None:
+        folder = self._folder
+        try:
+            folder = read_pointer(self._pointer)
+            if folder == self._folder:
+                self._rejected = ""
+                return
+            detector = self._options.load(folder)
+        except Exception as error:  # whatever is wrong with what a pointer names, the stream goes on
+            self._rejections.inc()
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self._rejected:
+                kept = self._detector.assets.detector_id
+                _log.error("%s names %s, which does not load; %s is kept: %s", self._pointer, folder, kept, reason)
+            self._rejected = reason
+            return
+        self._swaps.inc()
+        before, after = self._detector.assets.detector_id, detector.assets.detector_id
+        _log.warning("%s: detector %s replaces %s", self._pointer, after, before)
+        self._folder, self._detector, self._rejected = folder, detector, ""
+
+
+_loading = threading.Lock()
+
+
+def current_detector(options: DetectorOptions) -> CurrentDetector:
+    """The one of this process: all its threads and transforms share it."""
+    with _loading:  # two threads that ask at once would load two
+        return _load(options)
+
+
+@lru_cache(maxsize=4)
+def _load(options: DetectorOptions) -> CurrentDetector:
+    return CurrentDetector(options)
+
+
+def current_id(options: DetectorOptions) -> str:
+    """Id of the detector that scores in this process now."""
+    return current_detector(options).get().assets.detector_id
+
+
+def is_pointer(assets: str) -> bool:
+    """Whether `assets` is a pointer file and not a detector's folder."""
+    return exists(assets) and not exists(posixpath.join(assets, MANIFEST)) if is_gcs(assets) else Path(assets).is_file()
+
+
+def read_pointer(pointer: str) -> str:
+    """The folder that a pointer names.
+
+    Raises:
+        AssetError: it is not one line of text.
+        OSError: it cannot be read.
+    """
+    with open_file(pointer) as file:
+        content = file.read(_MAX_POINTER_BYTES + 1)
+    try:
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise AssetError(f"{pointer}: expected a line of text that names a folder, found bytes") from error
+    folder = lines[0].strip()
+    if len(content) > _MAX_POINTER_BYTES or not folder or any(line.strip() for line in lines[1:]):
+        raise AssetError(f"{pointer}: expected one line that names a detector's folder, found {content[:80]!r}")
+    return folder if is_gcs(folder) else posixpath.join(posixpath.dirname(pointer), folder)
+
+
+@contextlib.contextmanager
+def _local_copy(folder: str | None) -> Iterator[str | None]:
+    """A folder where the loader can read it: one in a bucket is copied file by file, as its manifest lists them."""
+    if folder is None or not is_gcs(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="mdmf-assets-") as local:
+        _download(folder, MANIFEST, local)
+        for name, size_bytes in listed_files(local).items():
+            _download(folder, name, local, size_bytes)
+        yield local
+
+
+def _download(folder: str, name: str, local: str, max_bytes: int = 1 << 20) -> None:
+    with open_file(f"{folder.rstrip('/')}/{name}") as source, open(Path(local, name), "wb") as copy:
+        while chunk := source.read(_CHUNK_BYTES):
+            max_bytes -= len(chunk)
+            if max_bytes < 0:
+                raise AssetError(f"{folder}/{name}: larger than its manifest says")
+            copy.write(chunk)

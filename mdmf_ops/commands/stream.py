@@ -1,0 +1,160 @@
+"""Score images as they are uploaded: Pub/Sub messages in; alerts, errors and Parquet by window out.
+
+    mdmf stream --subscription projects/P/subscriptions/uploads --output gs://bucket/scores \\
+      --alert_topic projects/P/topics/alerts --error_topic projects/P/topics/errors
+
+A message is a Cloud Storage notification (OBJECT_FINALIZE, either payload format), a JSON reference
+  {"uri": "gs://bucket/name", "generation": 17, "attributes": {"item": "4711"}}
+or the bytes of an image, with attributes of yours; they are passed through to the row and the alert.
+A message that is none of these, or names no image that can be scored, is a failed row and goes to the error topic.
+
+The rows of a window are in OUTPUT when it has closed, one run each in OUTPUT/_runs; OUTPUT/_windows says which
+windows are complete, OUTPUT/_drift how their images were distributed. docs/stream.md tells more.
+
+It runs until SIGINT or SIGTERM, which let it write what it has taken in. Killed, it loses nothing: what is not in
+a file is delivered to the next stream. Flags that are not listed here go to Apache Beam, in the form --flag=value.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from apache_beam.runners.runner import PipelineResult
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import pubsub_v1
+
+from mdmf_ops.beam import local as beam_local
+from mdmf_ops.beam.current import DetectorOptions, current_detector
+from mdmf_ops.beam.image import NAMESPACE
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.windows import Windows
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch
+
+TAKES_BEAM_FLAGS = True
+
+_STATUS_S = 10.0
+_SHOWN = (
+    *("messages_received", "messages_duplicate", "messages_skipped", "rows_written", "verdict_likely_ai"),
+    *("publish_to_row_ms", "publish_to_file_ms"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_stream_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON at the end, and nothing else")
+    parser.add_argument("--verbose", action="store_true", help="show Beam's log and whole tracebacks")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    options = _options(arguments, rest)
+    _check(arguments)
+    logging.basicConfig(format="mdmf stream: %(message)s")
+    logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.ERROR)
+    logging.getLogger("mdmf_ops").setLevel(logging.INFO)
+    local = is_local(options)
+    try:
+        stream, result = launch(options)
+        if local:
+            drain_on_signals()
+        print(f"mdmf stream: {stream.run_id} goes to {stream.output}", file=sys.stderr, flush=True)
+        with contextlib.nullcontext() if arguments.json else _status(result, local):
+            result.wait_until_finish()
+        if local:
+            beam_local.SUBSCRIPTION.close()
+    except Exception as error:
+        if arguments.verbose:
+            traceback.print_exc()
+        print(f"mdmf stream: stopped: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    found = metrics(result, local)
+    print(json.dumps({"stream_id": stream.run_id, **found}, indent=2) if arguments.json else _line(found), flush=True)
+    return EXIT_OK
+
+
+def _options(arguments: argparse.Namespace, rest: list[str]) -> StreamOptions:
+    ours = {key: value for key, value in vars(arguments).items() if key in StreamOptions([]).get_all_options()}
+    return StreamOptions(rest, **ours)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Finds out before the stream starts what would stop it."""
+    if (arguments.subscription is None) == (arguments.topic is None):
+        raise UsageError("--subscription is missing: name where messages come from (or a --topic, for a trial)")
+    if not arguments.output:
+        raise UsageError("--output is missing: name the folder of the Parquet dataset")
+    try:
+        absolute(arguments.output)
+        Windows(arguments.window_s, arguments.num_shards)
+        assets = arguments.assets and absolute(arguments.assets)
+        current_detector(DetectorOptions(assets, arguments.alpha, arguments.device, check_s=arguments.pointer_s))
+    except Exception as error:  # AssetError, ValueError, OSError, or what a bucket answers
+        raise UsageError(str(error)) from error
+    _check_pubsub(arguments)
+
+
+def _check_pubsub(arguments: argparse.Namespace) -> None:
+    name = arguments.subscription or arguments.topic
+    try:
+        if arguments.subscription:
+            with pubsub_v1.SubscriberClient() as subscriber:
+                subscriber.get_subscription(subscription=name, timeout=30)
+        publisher = pubsub_v1.PublisherClient()
+        for name in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
+            publisher.get_topic(topic=name, timeout=30)
+    except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+        raise UsageError(f"Pub/Sub: {name}: {str(error).splitlines()[0]}") from error
+
+
+def metrics(result: PipelineResult, local: bool) -> dict[str, Any]:
+    """Our counters and distributions so far: a number, or mean, largest and count of each."""
+    if local:
+        found = beam_local.metrics()
+    else:
+        queried = result.metrics().query()
+        found = ((m.key.metric, m.result) for kind in ("counters", "distributions") for m in queried[kind])
+    values: dict[str, Any] = {}
+    for metric, value in found:
+        if metric.namespace != NAMESPACE:
+            continue
+        if isinstance(value, int):
+            values[metric.name] = values.get(metric.name, 0) + value
+        elif value.count:
+            mean = value.sum / value.count
+            values[metric.name] = {"mean": round(mean, 1), "max": value.max, "count": value.count}
+    return dict(sorted(values.items()))
+
+
+@contextlib.contextmanager
+def _status(result: PipelineResult, local: bool) -> Iterator[None]:
+    """A line on stderr every few seconds while the stream runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_STATUS_S):
+            print(f"{time.strftime('%H:%M:%S')} {_line(metrics(result, local))}", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _line(found: dict[str, Any]) -> str:
+    failed = sum(value for name, value in found.items() if name.startswith("images_failed_"))
+    told = {name: found[name] for name in _SHOWN if name in found} | {"images_failed": failed}
+    return "  ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value['mean']:.0f} (max {value['max']})"
+        for name, value in told.items()
+    )

@@ -1,0 +1,222 @@
+"""The live stream: Pub/Sub messages in; alerts, error messages and Parquet by window out.
+
+    python -m pipelines.stream --subscription projects/P/subscriptions/S --output gs://bucket/scores \\
+      --alert_topic projects/P/topics/alerts --error_topic projects/P/topics/errors --runner=DataflowRunner ...
+
+`mdmf stream` is the same pipeline on this machine. Flags that are not listed by --help go to Beam, in the form
+--flag=value.
+"""
+
+import argparse
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import apache_beam as beam
+from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineResult
+
+from mdmf_ops.beam.alerts import Alerts, Errors
+from mdmf_ops.beam.current import CHECK_S, DetectorOptions, current_id
+from mdmf_ops.beam.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
+from mdmf_ops.beam.local import SUBSCRIPTION, acknowledge, install
+from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
+from mdmf_ops.beam.read import FetchImages
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.windows import Windows, WriteWindows
+from mdmf_ops.detector import DEFAULT_ALPHA, Verdict
+
+_LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+
+
+class StreamOptions(PipelineOptions):
+    """Options of a stream, the same on every runner."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        add_stream_arguments(parser)
+
+
+def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `mdmf stream` and `python -m pipelines.stream` share."""
+    parser.add_argument("--subscription", metavar="projects/P/subscriptions/S", help="where the messages come from")
+    parser.add_argument(
+        "--topic",
+        metavar="projects/P/topics/T",
+        help="read a topic through a subscription made for this run: what was published before is not read, and what"
+        " is published while it does not run is lost; for trials",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="root folder of the Parquet dataset, local or gs://; scans may share it"
+    )
+    parser.add_argument(
+        "--alert_topic", metavar="projects/P/topics/T", help="where alerts go (default: none are published)"
+    )
+    parser.add_argument(
+        "--error_topic",
+        metavar="projects/P/topics/T",
+        help="where messages go whose image failed, as they came, with the reason (default: they are rows only)",
+    )
+    parser.add_argument(
+        "--verdicts",
+        type=_verdicts,
+        default=Verdict.LIKELY_AI.value,
+        metavar="V,...",
+        help=f"alert on these, of {', '.join(v.value for v in Verdict)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--window_s",
+        type=int,
+        default=300,
+        metavar="N",
+        help="a Parquet file holds the images published within so many seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num_shards",
+        type=int,
+        default=1,
+        metavar="N",
+        help="files of a window; one for each 300 images a second is enough (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--assets",
+        metavar="DIR|POINTER",
+        help="folder of the detector, or a file whose one line names it: that file is read again while the stream runs"
+        " (default: the embedded micro)",
+    )
+    parser.add_argument(
+        "--pointer_s",
+        type=float,
+        default=CHECK_S,
+        metavar="N",
+        help="read the pointer again after so many seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=DEFAULT_ALPHA,
+        help="call an image likely_ai where its p-value is at most this: about the share of real images that may"
+        " be called so in error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where the network runs; auto takes CUDA where there is one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--local_root",
+        metavar="DIR",
+        help="messages may name local files under this folder (default: gs:// objects only)",
+    )
+    parser.add_argument(
+        "--horizon_s",
+        type=float,
+        default=HORIZON_S,
+        metavar="N",
+        help="messages for one image published within so many seconds give one row (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch_wait_s",
+        type=float,
+        default=BATCH_WAIT_S,
+        metavar="N",
+        help="an image waits so long at most for others to make up a batch (default: %(default)s)",
+    )
+
+
+def _verdicts(text: str) -> str:
+    """Checks a list of verdicts; kept as text, since options travel as JSON."""
+    known = [verdict.value for verdict in Verdict]
+    if unknown := [word for word in text.split(",") if word not in known]:
+        raise argparse.ArgumentTypeError(f"{','.join(unknown)}: expected verdicts of {', '.join(known)}")
+    return text
+
+
+def is_local(options: StreamOptions) -> bool:
+    """Whether the options name the runner of this machine."""
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
+def start_stream(output: str) -> Run:
+    """A new stream. Each start has a name of its own, since it counts its panes anew."""
+    name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    return Run.start(absolute(output), name)
+
+
+def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:
+    """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
+    windows = Windows(options.window_s, options.num_shards)
+    detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
+    read = messages | "Read" >> ReadMessages(options.local_root)
+    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=is_local(options))
+    scored = (
+        once.refs
+        | "Window" >> windows.into()
+        | "Fetch" >> FetchImages(detector.limits)
+        | "Score" >> ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
+    )
+    if options.alert_topic:
+        alerts = scored | "Alerts" >> Alerts(stream, windows, options.verdicts.split(","))
+        _ = alerts | "PublishAlerts" >> WriteToPubSub(options.alert_topic, with_attributes=True)
+    if options.error_topic:
+        errors = scored | "Errors" >> Errors()
+        _ = errors | "PublishErrors" >> WriteToPubSub(options.error_topic, with_attributes=True)
+    written = scored | "Write" >> WriteWindows(stream, windows)
+    ids = [written, read.skipped, once[DUPLICATES]]
+    in_global = [pc | f"Unwindow{i}" >> beam.WindowInto(beam.window.GlobalWindows()) for i, pc in enumerate(ids)]
+    return in_global | "DealtWith" >> beam.Flatten()
+
+
+def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
+    """Builds the stream and starts it on the runner that the options name.
+
+    Raises:
+        ValueError: an option is missing or unfit.
+    """
+    if (options.subscription is None) == (options.topic is None):
+        raise ValueError("no --subscription: name where messages come from (or a --topic, for a trial)")
+    if not options.output:
+        raise ValueError("no --output: name the folder of the Parquet dataset")
+    options.assets = options.assets and absolute(options.assets)
+    options.local_root = options.local_root and absolute(options.local_root)
+    options.view_as(StandardOptions).streaming = True
+    stream = start_stream(options.output)
+    pipeline = beam.Pipeline(options=options)
+    messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)
+    done = build(messages, stream, options)
+    if is_local(options):
+        install(options.batch_wait_s)
+        _ = done | "Acknowledge" >> beam.Map(acknowledge)
+    return stream, pipeline.run()
+
+
+def drain_on_signals() -> None:
+    """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written; a second one at once."""
+
+    def drain(number: int, _frame: object) -> None:
+        SUBSCRIPTION.drain()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, drain)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
+    options = PipelineOptions(argv if argv is not None else sys.argv[1:]).view_as(StreamOptions)
+    _stream, result = launch(options)
+    if is_local(options):
+        drain_on_signals()
+    result.wait_until_finish()
+    SUBSCRIPTION.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

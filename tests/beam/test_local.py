@@ -1,0 +1,106 @@
+"""The local runner's subscription: nothing acknowledged that is not dealt with, nothing held back for good."""
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import pubsub_v1
+from pubsub import Topic, pubsub_emulator, wait_for
+
+from mdmf_ops.beam.local import _Subscription
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with pubsub_emulator():
+        yield
+
+
+def take(subscription: _Subscription, count: int) -> list:
+    taken: list = []
+    wait_for(lambda: taken.extend(subscription.take()) or len(taken) >= count, 60, f"{count} messages")
+    return taken
+
+
+def test_only_what_is_dealt_with_is_acknowledged(emulator):
+    topic = Topic("local-acknowledged")
+    for i in range(100):
+        future = topic.publish(b"%d" % i)
+    future.result()
+    first = _Subscription()
+    first.open(topic.subscription)
+    taken = take(first, 100)
+    assert len({message.message_id for message in taken}) == 100
+    for message in taken[:90]:
+        first.acknowledge(message.message_id)
+        first.acknowledge(message.message_id)
+    first.drain()
+    assert not first.is_drained()
+    wait_for(lambda: not first._threads[0].is_alive(), 30, "the last pull")
+    assert not first.is_drained()  # ten are outstanding still
+    first.close()
+    second = _Subscription()
+    second.open(topic.subscription)
+    again = take(second, 10)  # when their leases end
+    assert {message.message_id for message in again} == {message.message_id for message in taken[90:]}
+    for message in again:
+        second.acknowledge(message.message_id)
+    second.drain()
+    wait_for(second.is_drained, 30, "the drain")
+    second.close()
+    assert topic.pull() == []
+
+
+def test_a_subscription_that_is_deleted_is_an_error_and_no_silence(emulator):
+    topic = Topic("local-deleted")
+    subscription = _Subscription()
+    subscription.open(topic.subscription)
+    topic.publish(b"x").result()
+    take(subscription, 1)
+    with pubsub_v1.SubscriberClient() as client:
+        client.delete_subscription(subscription=topic.subscription)
+
+    def told() -> bool:
+        try:
+            subscription.take()
+        except NotFound:
+            return True
+        return False
+
+    wait_for(told, 60, "the error")
+
+
+def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
+    class Service:
+        """Delivers one message again and again; a mock, since no service can be made to."""
+
+        def __init__(self):
+            self.acknowledged: list[str] = []
+            self.pulls = 0
+
+        def pull(self, **_request):
+            self.pulls += 1
+            message = pubsub_v1.types.PubsubMessage(data=b"x", message_id="1")
+            received = pubsub_v1.types.ReceivedMessage(ack_id=f"ack{self.pulls}", message=message)
+            return pubsub_v1.types.PullResponse(received_messages=[received] if self.pulls <= 3 else [])
+
+        def modify_ack_deadline(self, **_request): ...
+
+        def acknowledge(self, ack_ids, **_request):
+            self.acknowledged += ack_ids
+
+        def close(self): ...
+
+    subscription, service = _Subscription(), Service()
+    subscription._client, subscription._name = service, "subscription"
+    subscription._acknowledged["1"] = None
+    service_pull = service.pull
+
+    def pull_and_stop(**request):
+        if service.pulls == 3:
+            subscription.draining.set()
+        return service_pull(**request)
+
+    service.pull = pull_and_stop
+    subscription._pull()
+    subscription._flush()
+    assert service.acknowledged == ["ack1", "ack2", "ack3"]
+    assert subscription.take() == []

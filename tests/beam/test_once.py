@@ -1,0 +1,70 @@
+"""One row for an image under a detector, however often and in whatever order its messages are delivered."""
+
+import apache_beam as beam
+from apache_beam.coders import PickleCoder
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+
+from mdmf_ops.beam import ImageRef
+from mdmf_ops.beam.image import Message
+from mdmf_ops.beam.once import DUPLICATES, Once, _Memory
+
+START_S = 1767312000
+
+
+def ref(message_id: str, second: float, uri: str = "gs://b/a", generation: int | None = 1) -> TimestampedValue:
+    message = Message(b"", {}, message_id, int((START_S + second) * 1e6))
+    return TimestampedValue(ImageRef(uri, generation, message=message), START_S + second)
+
+
+def only_one() -> str:
+    return "detector-1"
+
+
+def run(bundles, passed, duplicates, horizon_s=600):
+    """Runs bundles of refs through both ways to remember."""
+    for in_process in (False, True):
+        story = test_stream.TestStream(coder=PickleCoder())
+        for bundle in bundles:
+            story.add_elements(bundle)
+        story.advance_watermark_to_infinity()
+        with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
+            once = p | story | Once(only_one, horizon_s, in_process=in_process)
+            ids = once.refs | "Ids" >> beam.Map(lambda found: found.message.message_id)
+            assert_that(ids, equal_to(passed), label="passed")
+            assert_that(once[DUPLICATES], equal_to(duplicates), label="duplicates")
+
+
+def test_duplicates_in_one_bundle_and_across_bundles_give_one_ref():
+    run([[ref("1", 0), ref("2", 1)], [ref("3", 2)], [ref("4", 599)]], ["1"], ["2", "3", "4"])
+
+
+def test_another_generation_uri_or_none_at_all_is_another_image():
+    found = [ref("1", 0), ref("2", 0, generation=2), ref("3", 0, uri="gs://b/b"), ref("4", 0, generation=None)]
+    run([found], ["1", "2", "3", "4"], [])
+
+
+def test_a_redelivery_is_dropped_but_not_acknowledged_before_its_row_is_written():
+    run([[ref("1", 0)], [ref("1", 0)], [ref("2", 1)]], ["1"], ["2"])
+
+
+def test_the_horizon_is_measured_between_publications_not_deliveries():
+    run([[ref("new", 700)], [ref("old", 101)], [ref("older", 99)]], ["new", "older"], ["old"], horizon_s=600)
+    run([[ref("1", 0)], [ref("2", 601)], [ref("3", 1201)]], ["1", "2"], ["3"], horizon_s=600)
+
+
+def test_a_new_detector_scores_an_image_anew():
+    detectors = iter(["detector-1", "detector-1", "detector-2", "detector-2"])
+    memory, seen = _Memory(lambda: next(detectors), 600), {}
+    passed = [[type(found) for found in memory.pass_first(ref(str(i), i).value, seen)] for i in range(4)]
+    assert passed == [[ImageRef], [TaggedOutput], [ImageRef], [TaggedOutput]]
+
+
+def test_what_is_remembered_is_bounded_by_the_horizon():
+    memory, seen = _Memory(only_one, 60), {}
+    for second in range(1000):
+        list(memory.pass_first(ref(str(second), second, uri=f"gs://b/{second}").value, seen))
+        assert len(seen) <= 61 + 64

@@ -1,0 +1,59 @@
+"""`mdmf stream` before it streams: what is missing or unfit is said in one line, and nothing is started."""
+
+import pytest
+from pubsub import PROJECT, Topic, pubsub_emulator
+
+from mdmf_ops import cli
+
+SUBSCRIPTION = f"projects/{PROJECT}/subscriptions/none"
+
+
+def refused(capsys, *flags: str) -> str:
+    """The one line on stderr of a command that is not carried out."""
+    assert cli.main(["stream", *flags]) == cli.EXIT_USAGE
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_what_is_missing_or_unfit_is_named_with_its_mend(capsys, tmp_path):
+    output = ["--output", str(tmp_path / "out")]
+    assert "--subscription is missing" in refused(capsys, *output)
+    assert "--subscription is missing" in refused(capsys, *output, "--subscription", "a", "--topic", "b")
+    assert "--output is missing" in refused(capsys, "--subscription", SUBSCRIPTION)
+    both = [*output, "--subscription", SUBSCRIPTION, "--device", "cpu"]
+    assert "window_s=0" in refused(capsys, *both, "--window_s", "0")
+    assert "neither" not in refused(capsys, "--output", "s3://bucket", "--subscription", SUBSCRIPTION)
+    assert "manifest.json" in refused(capsys, *both, "--assets", str(tmp_path))
+    pointer = tmp_path / "current"
+    pointer.write_text("nowhere")
+    assert str(tmp_path / "nowhere") in refused(capsys, *both, "--assets", str(pointer))
+    assert "alpha=1e-09" in refused(capsys, *both, "--alpha", "1e-9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_verdict_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["stream", "--verdicts", "likely_ai,fake"])
+    assert "fake: expected verdicts of likely_ai" in capsys.readouterr().err
+
+
+def test_topics_and_subscriptions_that_are_not_there_are_named(capsys, tmp_path):
+    with pubsub_emulator():
+        there = Topic("there")
+        flags = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+        assert SUBSCRIPTION in refused(capsys, *flags, "--subscription", SUBSCRIPTION)
+        missing = f"projects/{PROJECT}/topics/missing"
+        line = refused(capsys, *flags, "--subscription", there.subscription, "--alert_topic", missing)
+        assert missing in line
+        line = refused(capsys, *flags, "--subscription", there.subscription, "--error_topic", "no topic")
+        assert "no topic" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_teaches_the_messages_and_the_flags(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["stream", "--help"])
+    text = capsys.readouterr().out
+    flags = ("subscription", "output", "alert_topic", "error_topic", "window_s", "assets", "local_root", "alpha")
+    assert all(f"--{flag}" in text for flag in flags)
+    assert '{"uri": "gs://bucket/name", "generation": 17' in text
