@@ -23,8 +23,8 @@ def scan(source, output, **options):
 def read_rows(output):
     """Every row of the dataset as DuckDB reads it, by URI, less the clock."""
     relation = duckdb.sql(
-        f"select * exclude scanned_at from read_parquet('{output}/**/*.parquet', hive_partitioning = true)"
-        " order by image_uri, run_id"
+        "select * exclude (scanned_at, decode_us, score_us)"
+        f" from read_parquet('{output}/**/*.parquet', hive_partitioning = true) order by image_uri, run_id"
     )
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
