@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
         _always("row_id", _TEXT, "hash of image content (or uri, where there is none) and detector_id"),
         _always("run_id", _TEXT, "which scan"),
         _always("scanned_at", pa.timestamp("us", tz="UTC"), "when the image was scored or found to fail"),
+        _field("decode_us", pa.int32(), "from bytes to pixels, in microseconds; null where not scored"),
+        _field("score_us", pa.int32(), "from pixels to score, in microseconds; null where not scored"),
         _always("image_uri", _TEXT, "what was read: absolute path or URI"),
         _field("image_generation", pa.int64(), "generation of the object that was read; null for local files"),
         _field("image_bytes", pa.int64(), "encoded size in bytes; null where it could not be read"),

@@ -81,9 +81,8 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_shards",
         type=int,
-        default=1,
         metavar="N",
-        help="files of a window; one for each 300 images a second is enough (default: %(default)s)",
+        help="files of a window; one for each 300 images a second is enough (default: 1)",
     )
     parser.add_argument(
         "--assets",
@@ -145,6 +144,12 @@ def is_local(options: StreamOptions) -> bool:
     return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
 
 
+def windows_of(options: argparse.Namespace | StreamOptions) -> Windows:
+    """The windows that the options name. Raises ValueError for unfit ones."""
+    # The flag's default is a rescan's: Beam shows no flag of which two pipelines in one process have another default.
+    return Windows(options.window_s, 1 if options.num_shards is None else options.num_shards)
+
+
 def start_stream(output: str) -> Run:
     """A new stream. Each start has a name of its own, since it counts its panes anew."""
     name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
@@ -153,7 +158,7 @@ def start_stream(output: str) -> Run:
 
 def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:
     """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
-    windows = Windows(options.window_s, options.num_shards)
+    windows = windows_of(options)
     detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
     read = messages | "Read" >> ReadMessages(options.local_root)
     once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=is_local(options))

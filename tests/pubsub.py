@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,9 +91,11 @@ class Topic:
     def pull(self) -> list:
         """Everything received so far: (data, attributes) of each message."""
         while True:
-            response = self._subscriber.pull(
-                subscription=self.subscription, max_messages=1000, return_immediately=True, timeout=20
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of return_immediately: here it is what is meant
+                response = self._subscriber.pull(
+                    subscription=self.subscription, max_messages=1000, return_immediately=True, timeout=20
+                )
             if not response.received_messages:
                 return self.received
             ids = [received.ack_id for received in response.received_messages]

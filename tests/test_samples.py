@@ -78,10 +78,19 @@ def inside_box(plan, box):
     return np.concatenate(shares) >= 0.5
 
 
-@pytest.mark.xfail(strict=False, reason="the embedded detector is not trained yet")
+@pytest.mark.parametrize("name", SPLICED)
+def test_a_splice_raises_the_evidence_inside_its_box(detector, name):
+    # Content has evidence of its own, so the photograph without the splice is what its patches are compared with.
+    [spliced], [real] = (detector.score([path(kind, name).read_bytes()]) for kind in ("spliced", "real"))
+    inside = inside_box(spliced.plan, SPLICED[name])
+    assert 0.15 < inside.mean() < 0.35, "the box is a quarter of the image"
+    rise = spliced.evidence - real.evidence
+    assert rise[inside].mean() > max(rise[~inside].mean(), 0)
+
+
+@pytest.mark.xfail(strict=True, reason="content outweighs the decoder's traces: see docs/experiments.md")
 @pytest.mark.parametrize("name", SPLICED)
 def test_the_evidence_is_higher_where_the_image_was_generated(detector, name):
     [result] = detector.score([path("spliced", name).read_bytes()])
     inside = inside_box(result.plan, SPLICED[name])
-    assert 0.15 < inside.mean() < 0.35, "the box is a quarter of the image"
     assert result.evidence[inside].mean() > result.evidence[~inside].mean()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from apache_beam.transforms.display import DisplayData
 from conftest import ROOT
 
 from pipelines.rescan import RescanOptions
@@ -91,6 +92,7 @@ def test_its_documented_example_passes_its_own_pattern_and_the_pipelines_parser(
 def test_both_pipelines_can_be_imported_in_one_process():
     for options in TEMPLATES.values():
         assert options(["--output=a", "--num_shards=3"]).get_all_options()["output"] == "a"
+        DisplayData.create_from(options(["--output=a"]))  # as a job does; it refuses two defaults for one flag
 
 
 @every_parameter

@@ -27,6 +27,7 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
 _COUNTED = ("status", "verdict", "error_code", "detector_id")
+_TIMED = ("decode_us", "score_us")
 
 
 class CommitError(Exception):
@@ -58,7 +59,7 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
 
     Returns:
         What the manifest says of the file, path (relative to the output), rows, bytes and sha256; and, to be
-        added up, counts and bytes_read, the size of the images whose bytes were read.
+        added up, counts, timings and bytes_read, the size of the images whose bytes were read.
 
     Raises:
         SchemaError: a row does not fit.
@@ -87,6 +88,9 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
     return {
         **{"path": name, "rows": table.num_rows, "bytes": size_bytes, "sha256": digest},
         **{"counts": counts, "bytes_read": pc.sum(read["image_bytes"]).as_py() or 0},
+        "timings": {
+            column: [pc.sum(table[column]).as_py() or 0, pc.max(table[column]).as_py() or 0] for column in _TIMED
+        },
     }
 
 
@@ -179,6 +183,13 @@ def write_manifest(
         "skipped": skipped,
         "bytes_read": sum(file["bytes_read"] for file in files),
         "counts": _total(files),
+        "timings": {
+            column: {
+                "sum": sum(file["timings"][column][0] for file in files),
+                "max": max((file["timings"][column][1] for file in files), default=0),
+            }
+            for column in _TIMED
+        },
         "files": sorted(
             ({key: file[key] for key in ("path", "rows", "bytes", "sha256")} for file in files),
             key=lambda file: file["path"],

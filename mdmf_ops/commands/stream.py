@@ -35,9 +35,8 @@ from mdmf_ops.beam import local as beam_local
 from mdmf_ops.beam.current import DetectorOptions, current_detector
 from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.storage import absolute
-from mdmf_ops.beam.windows import Windows
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch
+from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
 
 TAKES_BEAM_FLAGS = True
 
@@ -93,7 +92,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--output is missing: name the folder of the Parquet dataset")
     try:
         absolute(arguments.output)
-        Windows(arguments.window_s, arguments.num_shards)
+        windows_of(arguments)
         assets = arguments.assets and absolute(arguments.assets)
         current_detector(DetectorOptions(assets, arguments.alpha, arguments.device, check_s=arguments.pointer_s))
     except Exception as error:  # AssetError, ValueError, OSError, or what a bucket answers

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdmf_ops.detector.residuals import RESIDUAL_DIM, residual_statistics
 from mdmf_ops.detector.tiles import TileGeometry
 
 
@@ -17,12 +18,18 @@ class Backbone(nn.Module):
     Attributes:
         embedding_dim: d, length of an embedding.
         geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
+        views: ranges of the embedding that a signature reads apart; see `Signature`.
 
     `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, d) float32.
     """
 
     embedding_dim: int
     geometry: TileGeometry
+
+    @property
+    def views(self) -> tuple[tuple[int, int], ...]:
+        """One view of all numbers, where an extractor knows no better."""
+        return ((0, self.embedding_dim),)
 
     def embed(self, tiles: np.ndarray) -> Tensor:
         """Embeds one image.
@@ -52,12 +59,15 @@ class Backbone(nn.Module):
 
 
 class MicroBackbone(Backbone):
-    """The first eight blocks of EfficientNet-Lite0, read at four depths, as statistics of each patch and of its tile.
+    """The first eight blocks of EfficientNet-Lite0 at four depths and high-pass residuals: statistics of each patch.
 
     Shallow and middle features of an ImageNet network travel well to unseen generators; the mean and the standard
-    deviation of each channel over a patch keep its texture and lose its content. How these vary over the tile tells
-    more than any one patch: their mean and deviation over the tile follow each patch's own. Weights come frozen from
-    EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the convolutions.
+    deviation of each channel over a patch keep its texture and lose its content. Residuals keep what a decoder leaves
+    (`residual_statistics`). How texture varies over the tile tells more than any one patch: its mean and deviation over
+    the tile follow. A signature sees each patch twice: alone, with its residuals, and in its tile, without them.
+
+    Weights come frozen from EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the
+    convolutions.
     """
 
     BLOCKS = (
@@ -73,7 +83,9 @@ class MicroBackbone(Backbone):
     )
 
     geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
-    embedding_dim = 3 * 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
+    TEXTURE_DIM = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
+    embedding_dim = RESIDUAL_DIM + 3 * TEXTURE_DIM
+    views = ((0, RESIDUAL_DIM + TEXTURE_DIM), (RESIDUAL_DIM, RESIDUAL_DIM + 3 * TEXTURE_DIM))
 
     def __init__(self):
         super().__init__()
@@ -86,7 +98,9 @@ class MicroBackbone(Backbone):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, d) float32."""
-        x = (tiles.float() - 127) / 128  # as EfficientNet-Lite was trained
+        tiles = tiles.float()
+        residuals = residual_statistics(tiles, self.geometry.patch_px)
+        x = (tiles - 127) / 128  # as EfficientNet-Lite was trained
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         statistics = []
         stride = 2
@@ -95,9 +109,10 @@ class MicroBackbone(Backbone):
             stride *= block_stride
             if read:
                 statistics += _patch_statistics(x, self.geometry.patch_px // stride)
-        patches = torch.cat(statistics, dim=1).permute(0, 2, 3, 1)  # (T, H/32, W/32, d/3)
-        deviation, mean = torch.std_mean(patches, dim=(1, 2), keepdim=True, correction=0)
-        return torch.cat([patches, mean.expand_as(patches), deviation.expand_as(patches)], dim=-1)
+        texture = torch.cat(statistics, dim=1)  # (T, t, H/32, W/32)
+        deviation, mean = torch.std_mean(texture, dim=(2, 3), keepdim=True, correction=0)
+        parts = [residuals, texture, mean.expand_as(texture), deviation.expand_as(texture)]
+        return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
 
 
 def _patch_statistics(x: Tensor, cells: int) -> list[Tensor]:

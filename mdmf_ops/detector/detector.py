@@ -1,7 +1,8 @@
 """`Detector`: bytes of images to scores, on one device."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ class Score:
         verdict: of the p-value at `alpha`.
         evidence: (T * grid_rows * grid_cols,) float32, tile by tile, each in raster order.
         plan: where the tiles lie, in px of the upright image.
-        image: format and size of the image; its pixels are not kept.
+        width_px, height_px: of the upright image; its pixels are not kept.
+        decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0.
     """
 
     mmd2: float
@@ -49,6 +51,8 @@ class Score:
     height_px: int
     image_format: str
     jpeg_quality: int | None
+    decode_us: int = 0
+    score_us: int = 0
 
 
 class Detector:
@@ -132,12 +136,17 @@ class Detector:
         return [self._score_one(content) for content in batch]
 
     def _score_one(self, content: bytes) -> Score | ImageError:
+        started_ns = time.perf_counter_ns()
         try:
-            return self.score_decoded(decode(content, self.limits))
+            image = decode(content, self.limits)
+            decoded_ns = time.perf_counter_ns()
+            score = self.score_decoded(image)
         except ImageError as error:
             return error
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
             return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
+        scored_ns = time.perf_counter_ns()
+        return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
 
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
@@ -174,9 +183,9 @@ class Detector:
         Returns:
             (T * H/p * W/p,) float32, p the side of a patch.
         """
-        signatures = self.signature(self.backbone.embed(tiles))  # (K, m)
-        values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)
-        return values.cpu().numpy()
+        signatures = self.signature(self.backbone.embed(tiles))  # (E, K, m)
+        values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)  # (E, K)
+        return values.mean(0).cpu().numpy()
 
 
 def load_backbone(assets: model_assets.Assets) -> Backbone:
@@ -198,7 +207,10 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
             f"{assets.folder}: an extractor, not trained yet: run `mdmf train --backbone_from {assets.folder}`"
         )
     backbone = load_backbone(assets)
-    signature = Signature(**assets.manifest["signature"])
+    try:
+        signature = Signature(**assets.manifest["signature"])
+    except (TypeError, ValueError) as error:
+        raise model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: signature: {error}") from error
     signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()))
     if backbone.embedding_dim != signature.mean.numel():
         raise model_assets.AssetError(

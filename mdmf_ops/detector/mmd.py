@@ -56,8 +56,8 @@ def patch_evidence(signatures: Tensor, bank: Tensor, bank_term: Tensor | float, 
 
     Args:
         signatures: (..., K, m), K at least 2.
-        bank: (N, m).
-        bank_term: `mean_to_others(bank, width).mean()`, computed once.
+        bank: (..., N, m).
+        bank_term: mean of `mean_to_others(bank, width)`, computed once; broadcasts over (..., K).
         width: of the Gaussian kernel.
 
     Returns:

@@ -1,29 +1,62 @@
-"""The Patch Forensic Signature: a small MLP from a patch embedding to the space where MMD is measured."""
+"""The Patch Forensic Signature: small MLPs from a patch embedding to the spaces where MMD is measured."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Signature(nn.Module):
-    """Maps patch embeddings to Patch Forensic Signatures, phi: d -> m, and holds the kernel's width.
+    """Maps patch embeddings to Patch Forensic Signatures, phi: d -> m, and holds the kernels' widths.
+
+    There is one phi for each view of the embedding, with a kernel of its own; the detector's kernel is their mean, so
+    that its MMD and its evidence are the means of theirs. A view is a range of the embedding's numbers: what is seen of
+    a patch alone, say, and what is seen of it in its surroundings.
+
+    Args:
+        embedding_dim: d.
+        hidden_dim, signature_dim: of each MLP; the latter is m.
+        views: (start, stop) of each of the E views; None is one of all numbers.
+        dropout: share of the embedding's and of the hidden numbers that each training step leaves out.
 
     Attributes:
         mean, scale: (d,) standardise the embeddings; fixed before training, saved with the weights.
-        log_width: () log of the Gaussian kernel's width, learned with phi.
+        log_width: (E,) log of the Gaussian kernels' widths, learned with phi.
+
+    Raises:
+        ValueError: a view is empty or reaches beyond the embedding.
     """
 
-    def __init__(self, embedding_dim: int, hidden_dim: int, signature_dim: int):
+    def __init__(
+        self,
+        embedding_dim: int,
+        hidden_dim: int,
+        signature_dim: int,
+        views: Sequence[Sequence[int]] | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
+        self.views = [(start, stop) for start, stop in views or [(0, embedding_dim)]]
+        if not all(0 <= start < stop <= embedding_dim for start, stop in self.views):
+            raise ValueError(f"views {self.views} of an embedding of {embedding_dim}")
+        self.dropout = dropout
         self.register_buffer("mean", torch.zeros(embedding_dim))
         self.register_buffer("scale", torch.ones(embedding_dim))
-        self.log_width = nn.Parameter(torch.zeros(()))
-        self.mlp = nn.Sequential(nn.Linear(embedding_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, signature_dim))
+        self.log_width = nn.Parameter(torch.zeros(len(self.views)))
+        self.first = nn.ModuleList(nn.Linear(stop - start, hidden_dim) for start, stop in self.views)
+        self.last = nn.ModuleList(nn.Linear(hidden_dim, signature_dim) for _ in self.views)
 
     @property
     def width(self) -> Tensor:
-        """l of the Gaussian kernel, positive, in the units of the signatures."""
-        return self.log_width.exp()
+        """(E, 1, 1): l of the Gaussian kernels, positive, in the units of the signatures."""
+        return self.log_width.exp()[:, None, None]
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """(..., d) float -> (..., m) float."""
-        return self.mlp((embeddings - self.mean) / self.scale)
+        """(..., d) float -> (E, ..., m) float."""
+        x = F.dropout((embeddings - self.mean) / self.scale, self.dropout, self.training)
+        signatures = []
+        for (start, stop), first, last in zip(self.views, self.first, self.last, strict=True):
+            hidden = F.dropout(F.gelu(first(x[..., start:stop])), self.dropout, self.training)
+            signatures.append(last(hidden))
+        return torch.stack(signatures)

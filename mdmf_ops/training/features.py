@@ -4,6 +4,7 @@ The extractor is frozen: what changes between trainings is the signature, which 
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ class Features:
     Attributes:
         embeddings: (P, d) float16, patches of all images and copies, one after the other.
         starts: (copies, images + 1) int64, first patch of each image in each copy.
+        views: of the extractor's embedding, for the signature; None is one of all numbers.
     """
 
     embeddings: np.ndarray
     starts: np.ndarray
+    views: Sequence[Sequence[int]] | None = None
 
     @property
     def copies(self) -> int:
@@ -72,7 +75,9 @@ def extract(
         ValueError: an image cannot be decoded; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{chain} {seed} {backbone.geometry}".encode())
+    # The chains' own text: features of a chain that was changed since are no longer its features.
+    made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {inspect.getsource(augment)}"
+    digest = hashlib.sha256(made_by.encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:
@@ -98,6 +103,7 @@ def extract(
     return Features(
         np.concatenate([embeddings for embeddings, _ in parts]),
         np.concatenate([(ends - counts)[:, :1], ends], axis=1),
+        backbone.views,
     )
 
 

@@ -25,21 +25,24 @@ class TrainingConfig:
         steps, batch_images, patches_per_image: of the optimisation.
         batch_bank_patches: real patches that stand for the bank in a step.
         bank_size: signatures in the detector's bank.
+        twin_weight: how much more often generated images with a real twin are drawn; the twin comes with them.
         learning_rate, weight_decay: of AdamW; the rate rises for a tenth of the steps, then falls to zero.
-        hidden_dim, signature_dim: of the signature's MLP.
+        hidden_dim, signature_dim, dropout: of the signature's MLP.
         seed: of everything random.
     """
 
-    copies: int = 4
-    steps: int = 900
+    copies: int = 3
+    steps: int = 600
     batch_images: int = 48
     patches_per_image: int = 24
     batch_bank_patches: int = 512
     bank_size: int = 2048
+    twin_weight: float = 1.0
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = 1e-2
     hidden_dim: int = 128
     signature_dim: int = 32
+    dropout: float = 0.3
     seed: int = 0
 
     @classmethod
@@ -58,11 +61,11 @@ _PATCHES_PER_BANK_IMAGE = 8
 _CHECKPOINT_STEPS = 100
 
 
-def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int]) -> np.ndarray:
+def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int], twin_weight: float = 1.0) -> np.ndarray:
     """Probability of drawing each chosen image: classes alike, and within a class its sources.
 
     A large source must not decide what its class looks like; one of a few images must not be learned by heart, so
-    a source weighs as the square root of its size.
+    a source weighs as the square root of its size, and `twin_weight` times as much where its images have real twins.
 
     Returns:
         (len(chosen),) float64, sums to 1.
@@ -70,6 +73,7 @@ def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int]) -> np
     key = [(images[i].generated, images[i].source) for i in chosen]
     sizes = {k: key.count(k) for k in set(key)}
     weights = np.array([sizes[k] ** -0.5 for k in key])
+    weights[[images[i].twin_of is not None for i in chosen]] *= twin_weight
     generated = np.array([k[0] for k in key])
     for label in (False, True):
         weights[generated == label] /= weights[generated == label].sum()
@@ -101,15 +105,17 @@ def fit(
     if len(real) == 0 or len(real) == len(chosen):
         raise ValueError("training needs both real and generated images")
     torch.manual_seed(config.seed)
-    weights = source_weights(images, chosen)
+    weights = source_weights(images, chosen, config.twin_weight)
     real_weights = weights[[not images[i].generated for i in chosen]]
     real_weights = real_weights / real_weights.sum()
 
     def draw(indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
         return torch.from_numpy(np.stack([features.sample(i, count, rng) for i in indices])).float()
 
-    signature = _initial_signature(draw(_choose(chosen, 400, weights, config.seed), 16, _rng(config, -1)), config)
-    loss = ImageMmdLoss()
+    signature = _initial_signature(
+        draw(_choose(chosen, 400, weights, config.seed), 16, _rng(config, -1)), config, features.views
+    )
+    loss = ImageMmdLoss(len(signature.views))
     optimiser = torch.optim.AdamW(
         [
             {"params": signature.parameters(), "weight_decay": config.weight_decay},
@@ -120,10 +126,13 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=config.steps, pct_start=0.1)
     parts = {"signature": signature, "loss": loss, "optimiser": optimiser, "schedule": schedule}
     first = _resume(checkpoint, parts)
+    twins = _find_twins(images, chosen)
     running = None
     for step in range(first, config.steps):
-        rng = _rng(config, step)  # a step's draws depend on the step alone: a resumed training is the same one
-        batch = rng.choice(chosen, config.batch_images, p=weights)
+        # A step's draws depend on the step alone: a resumed training is the same one.
+        rng = _rng(config, step)
+        torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
+        batch = _with_twins(rng.choice(chosen, config.batch_images, p=weights), twins, images)
         generated = torch.tensor([float(images[i].generated) for i in batch])
         bank_images = rng.choice(real, config.batch_bank_patches // _PATCHES_PER_BANK_IMAGE, p=real_weights)
         value = loss(
@@ -141,9 +150,29 @@ def fit(
         if checkpoint and (step + 1) % _CHECKPOINT_STEPS == 0:
             _save(checkpoint, parts, step + 1)
     bank_images = _choose(real, config.bank_size // _PATCHES_PER_BANK_IMAGE, real_weights, config.seed)
+    signature.eval()
     with torch.no_grad():
         bank_patches = draw(bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
-        return signature.eval(), Bank.build(signature(bank_patches), signature.width)
+        return signature, Bank.build(signature(bank_patches), signature.width)
+
+
+def _find_twins(images: Sequence[LabelledImage], chosen: np.ndarray) -> dict[int, int]:
+    """By index of a generated image, the index of the real one that it shows again, both chosen."""
+    by_path = {images[i].path: int(i) for i in chosen if not images[i].generated}
+    return {int(i): by_path[images[i].twin_of] for i in chosen if images[i].twin_of in by_path}
+
+
+def _with_twins(batch: np.ndarray, twins: dict[int, int], images: Sequence[LabelledImage]) -> np.ndarray:
+    """The batch with the twin of every generated image that has one, in the place of a real one drawn at random.
+
+    Same content, other class: what is left to tell them apart are traces.
+    """
+    pairs = [twins[i] for i in batch if i in twins]
+    places = [place for place, i in enumerate(batch) if not images[i].generated]
+    batch = batch.copy()
+    for place, twin in zip(places, pairs, strict=False):
+        batch[place] = twin
+    return batch
 
 
 def _rng(config: TrainingConfig, step: int) -> np.random.Generator:
@@ -154,16 +183,17 @@ def _choose(indices: np.ndarray, count: int, weights: np.ndarray, seed: int) -> 
     return np.random.default_rng(seed).choice(indices, count, p=weights)
 
 
-def _initial_signature(patches: Tensor, config: TrainingConfig) -> Signature:
-    """A signature that standardises these embeddings (B, K, d), with the median heuristic's kernel width."""
+def _initial_signature(patches: Tensor, config: TrainingConfig, views: Sequence[Sequence[int]]) -> Signature:
+    """A signature that standardises these embeddings (B, K, d), with the median heuristic's kernel widths."""
     patches = patches.flatten(0, 1)
-    signature = Signature(patches.shape[1], config.hidden_dim, config.signature_dim)
+    signature = Signature(patches.shape[1], config.hidden_dim, config.signature_dim, views, config.dropout)
     signature.mean.copy_(patches.mean(0))
     signature.scale.copy_(patches.std(0) + 1e-4)
+    signature.eval()
     with torch.no_grad():
-        sample = signature(patches[:: max(len(patches) // 1000, 1)])
-        signature.log_width.fill_(torch.cdist(sample, sample).median().log().item())
-    return signature
+        samples = signature(patches[:: max(len(patches) // 1000, 1)])  # (E, about 1000, m)
+        signature.log_width.copy_(torch.stack([torch.cdist(sample, sample).median().log() for sample in samples]))
+    return signature.train()
 
 
 def _save(path: Path, parts: dict, step: int) -> None:

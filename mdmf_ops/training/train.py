@@ -46,7 +46,7 @@ def save_detector(
     save_tensors(folder / BACKBONE_FILE, backbone.state_dict())
     save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
     save_tensors(folder / BANK_FILE, bank.tensors())
-    first, last = signature.mlp[0], signature.mlp[-1]
+    views, size, signature_dim = bank.signatures.shape
     return model_assets.write_assets(
         folder,
         description["name"],
@@ -55,11 +55,12 @@ def save_detector(
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "backbone": description,
             "signature": {
-                "embedding_dim": first.in_features,
-                "hidden_dim": first.out_features,
-                "signature_dim": last.out_features,
+                "embedding_dim": signature.mean.numel(),
+                "hidden_dim": signature.first[0].out_features,
+                "signature_dim": signature_dim,
+                "views": signature.views,
             },
-            "bank": {"size": len(bank.signatures), "signature_dim": bank.signatures.shape[1]},
+            "bank": {"views": views, "size": size, "signature_dim": signature_dim},
             "training": training,
         },
     )

@@ -93,20 +93,27 @@ class Float64Detector:
         folder = detector.assets.folder
         self.backbone = detector.backbone
         self.weights = {k: v.astype(float) for k, v in safetensors.numpy.load_file(folder / SIGNATURE_FILE).items()}
-        self.bank = safetensors.numpy.load_file(folder / BANK_FILE)["signatures"].astype(float)
-        self.width = np.exp(self.weights["log_width"])
-        self.bank_term = mean_to_others(self.bank, self.width).mean()
+        self.views = detector.assets.manifest["signature"]["views"]
+        self.banks = safetensors.numpy.load_file(folder / BANK_FILE)["signatures"].astype(float)
+        self.widths = np.exp(self.weights["log_width"])
+        self.bank_terms = [mean_to_others(*of).mean() for of in zip(self.banks, self.widths, strict=True)]
 
     def evidence(self, image):
         tiles = cut_tiles(image, plan_tiles(image.height, image.width, self.backbone.geometry))
         with torch.inference_mode():
             embeddings = self.backbone(torch.from_numpy(tiles)).flatten(0, 2).numpy().astype(float)
         w = self.weights
-        hidden = (embeddings - w["mean"]) / w["scale"] @ w["mlp.0.weight"].T + w["mlp.0.bias"]
-        hidden *= (1 + erf(hidden / np.sqrt(2))) / 2  # GELU
-        signatures = hidden @ w["mlp.2.weight"].T + w["mlp.2.bias"]
-        to_bank = kernel(signatures, self.bank, self.width).mean(axis=1)
-        return mean_to_others(signatures, self.width) - 2 * to_bank + self.bank_term
+        evidence = []
+        for view, (start, stop) in enumerate(self.views):
+            first, last = f"first.{view}", f"last.{view}"
+            seen = ((embeddings - w["mean"]) / w["scale"])[:, start:stop]
+            hidden = seen @ w[f"{first}.weight"].T + w[f"{first}.bias"]
+            hidden *= (1 + erf(hidden / np.sqrt(2))) / 2  # GELU
+            signatures = hidden @ w[f"{last}.weight"].T + w[f"{last}.bias"]
+            bank, width = self.banks[view], self.widths[view]
+            to_bank = kernel(signatures, bank, width).mean(axis=1)
+            evidence.append(mean_to_others(signatures, width) - 2 * to_bank + self.bank_terms[view])
+        return np.mean(evidence, axis=0)
 
 
 def test_evidence_is_the_definition_in_float64(detector):

@@ -15,6 +15,7 @@ import mdmf_ops.cli
 from mdmf_ops.beam import gcs
 from mdmf_ops.beam.commit import read_manifest, read_manifests
 from mdmf_ops.beam.runs import latest_rows, latest_sql, strays, verify_run
+from mdmf_ops.schema import SCHEMA
 from model_assets import embedded
 from pipelines import rescan
 
@@ -71,7 +72,7 @@ def test_a_thousand_objects_from_bucket_to_bucket_are_a_thousand_rows(proxy):
     bounds = []
     for file in manifest["files"]:
         with gcs.open_object(f"{output}/{file['path']}") as opened:
-            column = pq.read_metadata(opened).row_group(0).column(3)
+            column = pq.read_metadata(opened).row_group(0).column(SCHEMA.get_field_index("image_uri"))
             bounds.append((column.statistics.min, column.statistics.max))
     assert all(before[1] < after[0] for before, after in zip(sorted(bounds), sorted(bounds)[1:], strict=False))
     assert manifest["bytes_read"] == sum(row["image_bytes"] for row in rows)
@@ -84,7 +85,11 @@ def test_a_thousand_objects_from_bucket_to_bucket_are_a_thousand_rows(proxy):
     distributions = {result.key.metric.name: result.committed for result in metrics.query()["distributions"]}
     assert distributions["read_us"].count == 1000
     assert distributions["image_bytes"].sum == manifest["bytes_read"]
-    assert distributions["decode_and_score_us"].count == 990
+    for name in ("decode_us", "score_us"):
+        assert distributions[name].count == 990
+        durations_us = [row[name] for row in rows if row["status"] == "scored"]
+        assert manifest["timings"][name] == {"sum": sum(durations_us), "max": max(durations_us)}
+        assert distributions[name].sum == sum(durations_us)
 
 
 def test_the_second_night_reads_what_is_new_and_latest_shows_the_truth(proxy, tmp_path):

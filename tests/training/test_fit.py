@@ -40,8 +40,8 @@ def test_generated_images_score_higher_than_real_ones_that_were_not_trained_on(f
 
 def test_the_banks_term_is_its_own(features, images):
     signature, bank = fit(features, images, np.arange(40), CONFIG)
-    assert bank.signatures.shape == (64, CONFIG.signature_dim)
-    expected = mean_to_others(bank.signatures.double(), signature.width.double()).mean()
+    assert bank.signatures.shape == (1, 64, CONFIG.signature_dim)
+    expected = mean_to_others(bank.signatures[0].double(), signature.width.item()).mean()
     assert bank.term.item() == pytest.approx(expected.item(), abs=1e-6)
 
 

