@@ -39,6 +39,9 @@ class StreamOptions(PipelineOptions):
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        # Beam puts the options of every pipeline that was imported into one parser: --output is a rescan's too.
+        for group in (parser, parser._optionals):
+            group.conflict_handler = "resolve"
         add_stream_arguments(parser)
 
 
