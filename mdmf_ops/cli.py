@@ -19,6 +19,9 @@ VERBS = {
     "assets": "fetch, list and verify what detectors are made of",
 }
 
+EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": "train", "assets": "beam,dinov2"}
+"""Of the verbs that need another extra than `beam`."""
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 EPILOG = """\
@@ -49,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for verb, summary in VERBS.items():
         verb_parser = verbs.add_parser(verb, help=summary)
         if verb == asked:
-            module = importlib.import_module(f"mdmf_ops.commands.{verb}")
+            try:
+                module = importlib.import_module(f"mdmf_ops.commands.{verb}")
+            except ModuleNotFoundError as error:
+                extra = EXTRAS.get(verb, "beam")
+                print(f"mdmf {verb} needs {error.name}: pip install 'mdmf-ops[{extra}]'", file=sys.stderr)
+                return EXIT_USAGE
             verb_parser.description = module.__doc__
             verb_parser.epilog = EPILOG
             verb_parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -122,3 +122,15 @@ def test_help_teaches(verb):
 def test_unknown_verb_and_flag_are_refused():
     assert mdmf("scam").returncode == 2
     assert mdmf("evaluate", "--colour", "red").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing", "extra"), [("stream", "google.cloud", "gcp"), ("evaluate", "sklearn", "train")]
+)
+def test_a_verb_whose_extra_is_not_installed_says_which(verb, missing, extra):
+    # The package is there; the import system is told that it is not.
+    script = f"import sys; sys.modules[{missing!r}] = None; from mdmf_ops.cli import main; sys.exit(main([{verb!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"mdmf {verb} needs {missing}") and f"pip install 'mdmf-ops[{extra}]'" in line

@@ -88,8 +88,10 @@ def test_a_splice_raises_the_evidence_inside_its_box(detector, name):
     assert rise[inside].mean() > max(rise[~inside].mean(), 0)
 
 
-@pytest.mark.xfail(strict=True, reason="content outweighs the decoder's traces: see docs/experiments.md")
-@pytest.mark.parametrize("name", SPLICED)
+CONTENT_OUTWEIGHS = pytest.mark.xfail(strict=True, reason="fur outside the box outweighs it: see docs/experiments.md")
+
+
+@pytest.mark.parametrize("name", ["temple", pytest.param("cat", marks=CONTENT_OUTWEIGHS)])
 def test_the_evidence_is_higher_where_the_image_was_generated(detector, name):
     [result] = detector.score([path("spliced", name).read_bytes()])
     inside = inside_box(result.plan, SPLICED[name])

@@ -3,7 +3,7 @@
 A pointer is a text file, local or gs://, with one line: the folder of the current detector, local or gs://, relative to
 the pointer where it is no absolute path. Write a new detector's folder first and the pointer last.
 
-Beam's own model refresh was tried and does not do here. It takes the path as a side input, which on the local runner
+Beam's own model refresh does not do here. It takes the path as a side input, which on the local runner
 is read once (its periodic sources do not stream there); and a path that does not load raises within the bundle, which
 a service then retries without end, where a moderation queue must go on with the detector that it has.
 """

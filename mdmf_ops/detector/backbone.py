@@ -85,7 +85,8 @@ class MicroBackbone(Backbone):
     geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
     TEXTURE_DIM = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
     embedding_dim = RESIDUAL_DIM + 3 * TEXTURE_DIM
-    views = ((0, RESIDUAL_DIM + TEXTURE_DIM), (RESIDUAL_DIM, RESIDUAL_DIM + 3 * TEXTURE_DIM))
+    # Each view twice: two MLPs that started elsewhere are steadier than one.
+    views = 2 * ((0, RESIDUAL_DIM + TEXTURE_DIM), (RESIDUAL_DIM, RESIDUAL_DIM + 3 * TEXTURE_DIM))
 
     def __init__(self):
         super().__init__()

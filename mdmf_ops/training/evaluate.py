@@ -1,12 +1,15 @@
 """How good a detector is on generators and real sources that it was not trained on."""
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Calibration, Detector
 from mdmf_ops.training.calibrate import score_features
 from mdmf_ops.training.data import LabelledImage, sources
@@ -124,20 +127,33 @@ def leave_one_out(
         twin of a real training image does not count. For each real source: its flag rates by a detector that saw
         none of it, under p-values from the held-out images of the other real sources.
     """
-    real = [i for i, image in enumerate(images) if not image.generated and image.held_out]
     names = [(name, generated) for generated in (True, False) for name in sources(images, generated)]
     results = Results([], [])
-    for done, (name, generated) in enumerate(names):
-        progress(done, len(names))
-        model = fit(training_features, images, training_images(images, [name]), config)
-        left_out = [
-            i for i, image in enumerate(images) if image.source == name and (image.held_out or image.twin_of is None)
-        ]
-        scores = score_features(test_features, left_out, *model)
-        if generated:
-            results.generators.append(compare(name, score_features(test_features, real, *model), scores))
-        else:
-            others = [i for i in real if images[i].source != name]
-            calibration = score_features(test_features, others, *model)
-            results.real_sources.append(false_positives(name, calibration, scores))
+    shared = (images, training_features, test_features, config)
+    with ProcessPoolExecutor(usable_cores(), initializer=_share, initargs=shared) as pool:
+        for done, result in enumerate(pool.map(_leave_out, *zip(*names, strict=True))):
+            progress(done + 1, len(names))
+            (results.generators if isinstance(result, GeneratorResult) else results.real_sources).append(result)
     return results
+
+
+def _share(*shared: Any) -> None:
+    """Keeps what every fold needs in a worker process: features are gigabytes, and not sent with each fold."""
+    global _shared
+    _shared = shared
+    torch.set_num_threads(1)
+
+
+def _leave_out(name: str, generated: bool) -> GeneratorResult | RealSourceResult:
+    """Trains without one source and tests on it."""
+    images, training_features, test_features, config = _shared
+    real = [i for i, image in enumerate(images) if not image.generated and image.held_out]
+    model = fit(training_features, images, training_images(images, [name]), config)
+    left_out = [
+        i for i, image in enumerate(images) if image.source == name and (image.held_out or image.twin_of is None)
+    ]
+    scores = score_features(test_features, left_out, *model)
+    if generated:
+        return compare(name, score_features(test_features, real, *model), scores)
+    others = [i for i in real if images[i].source != name]
+    return false_positives(name, score_features(test_features, others, *model), scores)

@@ -25,7 +25,6 @@ class TrainingConfig:
         steps, batch_images, patches_per_image: of the optimisation.
         batch_bank_patches: real patches that stand for the bank in a step.
         bank_size: signatures in the detector's bank.
-        twin_weight: how much more often generated images with a real twin are drawn; the twin comes with them.
         learning_rate, weight_decay: of AdamW; the rate rises for a tenth of the steps, then falls to zero.
         hidden_dim, signature_dim, dropout: of the signature's MLP.
         seed: of everything random.
@@ -37,12 +36,11 @@ class TrainingConfig:
     patches_per_image: int = 24
     batch_bank_patches: int = 512
     bank_size: int = 2048
-    twin_weight: float = 1.0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     hidden_dim: int = 128
     signature_dim: int = 32
-    dropout: float = 0.3
+    dropout: float = 0.2
     seed: int = 0
 
     @classmethod
@@ -61,11 +59,11 @@ _PATCHES_PER_BANK_IMAGE = 8
 _CHECKPOINT_STEPS = 100
 
 
-def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int], twin_weight: float = 1.0) -> np.ndarray:
+def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int]) -> np.ndarray:
     """Probability of drawing each chosen image: classes alike, and within a class its sources.
 
     A large source must not decide what its class looks like; one of a few images must not be learned by heart, so
-    a source weighs as the square root of its size, and `twin_weight` times as much where its images have real twins.
+    a source weighs as the square root of its size.
 
     Returns:
         (len(chosen),) float64, sums to 1.
@@ -73,7 +71,6 @@ def source_weights(images: Sequence[LabelledImage], chosen: Sequence[int], twin_
     key = [(images[i].generated, images[i].source) for i in chosen]
     sizes = {k: key.count(k) for k in set(key)}
     weights = np.array([sizes[k] ** -0.5 for k in key])
-    weights[[images[i].twin_of is not None for i in chosen]] *= twin_weight
     generated = np.array([k[0] for k in key])
     for label in (False, True):
         weights[generated == label] /= weights[generated == label].sum()
@@ -105,7 +102,7 @@ def fit(
     if len(real) == 0 or len(real) == len(chosen):
         raise ValueError("training needs both real and generated images")
     torch.manual_seed(config.seed)
-    weights = source_weights(images, chosen, config.twin_weight)
+    weights = source_weights(images, chosen)
     real_weights = weights[[not images[i].generated for i in chosen]]
     real_weights = real_weights / real_weights.sum()
 
@@ -126,13 +123,12 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=config.steps, pct_start=0.1)
     parts = {"signature": signature, "loss": loss, "optimiser": optimiser, "schedule": schedule}
     first = _resume(checkpoint, parts)
-    twins = _find_twins(images, chosen)
     running = None
     for step in range(first, config.steps):
         # A step's draws depend on the step alone: a resumed training is the same one.
         rng = _rng(config, step)
         torch.manual_seed(int(rng.integers(1 << 62)))  # of dropout
-        batch = _with_twins(rng.choice(chosen, config.batch_images, p=weights), twins, images)
+        batch = rng.choice(chosen, config.batch_images, p=weights)
         generated = torch.tensor([float(images[i].generated) for i in batch])
         bank_images = rng.choice(real, config.batch_bank_patches // _PATCHES_PER_BANK_IMAGE, p=real_weights)
         value = loss(
@@ -154,25 +150,6 @@ def fit(
     with torch.no_grad():
         bank_patches = draw(bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
         return signature, Bank.build(signature(bank_patches), signature.width)
-
-
-def _find_twins(images: Sequence[LabelledImage], chosen: np.ndarray) -> dict[int, int]:
-    """By index of a generated image, the index of the real one that it shows again, both chosen."""
-    by_path = {images[i].path: int(i) for i in chosen if not images[i].generated}
-    return {int(i): by_path[images[i].twin_of] for i in chosen if images[i].twin_of in by_path}
-
-
-def _with_twins(batch: np.ndarray, twins: dict[int, int], images: Sequence[LabelledImage]) -> np.ndarray:
-    """The batch with the twin of every generated image that has one, in the place of a real one drawn at random.
-
-    Same content, other class: what is left to tell them apart are traces.
-    """
-    pairs = [twins[i] for i in batch if i in twins]
-    places = [place for place, i in enumerate(batch) if not images[i].generated]
-    batch = batch.copy()
-    for place, twin in zip(places, pairs, strict=False):
-        batch[place] = twin
-    return batch
 
 
 def _rng(config: TrainingConfig, step: int) -> np.random.Generator:

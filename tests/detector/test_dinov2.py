@@ -271,8 +271,8 @@ def test_score_is_the_mmd_of_the_reference_models_tokens(detector_folder):
         for top, left in plan.origins:
             tile = normalised(pixels[None, :, top : top + 70, left : left + 70])
             tokens = model(pixel_values=torch.from_numpy(tile).float()).last_hidden_state[0, 1:]
-            signatures.append(detector.signature(tokens).double().numpy())
-    s, r = np.concatenate(signatures), detector.bank.signatures.double().numpy()
+            signatures.append(detector.signature(tokens)[0].double().numpy())
+    s, r = np.concatenate(signatures), detector.bank.signatures[0].double().numpy()
 
     def kernel(a, b):
         distance2 = ((a[:, None] - b[None]) ** 2).sum(-1)

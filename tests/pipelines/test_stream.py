@@ -259,3 +259,13 @@ def test_the_stream_becomes_a_dataflow_job(tmp_path, monkeypatch):
     assert (urns["beam:transform:pubsub_read:v1"], urns["beam:transform:pubsub_write:v1"]) == (1, 2)
     assert not any("Acknowledge" in transform.unique_name for transform in transforms)  # the service's own doing
     assert "beam:requirement:pardo:stateful:v1" in pipeline.requirements
+
+
+def test_both_pipelines_can_be_imported_in_one_process():
+    from pipelines.rescan import RescanOptions
+    from pipelines.stream import StreamOptions
+
+    stream = StreamOptions(["--output=out", "--window_s=7"], runner="DirectRunner").get_all_options()
+    assert (stream["output"], stream["window_s"], stream["runner"]) == ("out", 7, "DirectRunner")
+    scan = RescanOptions(["--output=out", "--input=in"], alpha=0.05).get_all_options()
+    assert (scan["output"], scan["input"], scan["alpha"]) == ("out", ["in"], 0.05)
