@@ -160,7 +160,7 @@ def test_an_extractor_trains_calibrates_evaluates_and_scores(mlp_checkpoint, tmp
     assert main(train) == 0
     assert main(["assets", "verify", "detector"]) == 0
     assert "a detector, not calibrated yet" in capsys.readouterr().out
-    assert main(["calibrate", "detector", *images]) == 0
+    assert main(["calibrate", "detector", *images, "--held_out"]) == 0  # one real source: none can be left out
     evaluate = ["evaluate", "--assets", "detector", "--output", "report", "--real", "test_real", "--fake", "test_fake"]
     assert main([*evaluate, "--work", "work"]) == 0
     assert "| new | 12 |" in Path("report/report.md").read_text()

@@ -88,10 +88,7 @@ def test_a_splice_raises_the_evidence_inside_its_box(detector, name):
     assert rise[inside].mean() > max(rise[~inside].mean(), 0)
 
 
-CONTENT_OUTWEIGHS = pytest.mark.xfail(strict=True, reason="fur outside the box outweighs it: see docs/experiments.md")
-
-
-@pytest.mark.parametrize("name", ["temple", pytest.param("cat", marks=CONTENT_OUTWEIGHS)])
+@pytest.mark.parametrize("name", SPLICED)
 def test_the_evidence_is_higher_where_the_image_was_generated(detector, name):
     [result] = detector.score([path("spliced", name).read_bytes()])
     inside = inside_box(result.plan, SPLICED[name])

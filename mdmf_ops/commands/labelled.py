@@ -17,7 +17,9 @@ DEFAULT_WORK = Path("work")
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that name labelled images, and where work is kept."""
     group = parser.add_argument_group("labelled images: an index, or folders whose subfolders are the sources")
-    group.add_argument("--index", type=Path, metavar="CSV", help="columns path, label (real or fake), source")
+    group.add_argument(
+        "--index", type=Path, nargs="+", default=[], metavar="CSV", help="columns path, label (real or fake), source"
+    )
     group.add_argument(
         "--pairs", type=Path, metavar="CSV", help="columns path, real_path: generated twins of real images"
     )
@@ -37,8 +39,8 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
     if not arguments.index and not arguments.real and not arguments.fake:
         raise UsageError("no images: give --index CSV, or --real DIR and --fake DIR")
     try:
-        images = read_index(arguments.index, arguments.pairs) if arguments.index else []
-        return images + read_folders(arguments.real, arguments.fake)
+        indexed = [image for index in arguments.index for image in read_index(index, arguments.pairs)]
+        return indexed + read_folders(arguments.real, arguments.fake)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
 

@@ -16,11 +16,12 @@ class Backbone(nn.Module):
     """What every extractor offers.
 
     Attributes:
-        embedding_dim: d, length of an embedding.
+        embedding_dim: d, length of an embedding, context included.
         geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
         views: ranges of the embedding that a signature reads apart; see `Signature`.
 
-    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, d) float32.
+    `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, f) float32: what is
+    seen of each patch. `in_context` makes embeddings of it.
     """
 
     embedding_dim: int
@@ -43,7 +44,11 @@ class Backbone(nn.Module):
         device = next(self.parameters()).device
         # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
         at_once = 1 if device.type == "cpu" else len(tiles)
-        return self._embed(torch.from_numpy(tiles), at_once, device)
+        return self.in_context(self._embed(torch.from_numpy(tiles), at_once, device))
+
+    def in_context(self, patches: Tensor) -> Tensor:
+        """(K, f) of all patches of one image -> (K, d): as they are, where an extractor knows no better."""
+        return patches
 
     def _embed(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
         """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
@@ -59,12 +64,12 @@ class Backbone(nn.Module):
 
 
 class MicroBackbone(Backbone):
-    """The first eight blocks of EfficientNet-Lite0 at four depths and high-pass residuals: statistics of each patch.
+    """The first twelve blocks of EfficientNet-Lite0 at two depths and high-pass residuals: statistics of each patch.
 
-    Shallow and middle features of an ImageNet network travel well to unseen generators; the mean and the standard
-    deviation of each channel over a patch keep its texture and lose its content. Residuals keep what a decoder leaves
-    (`residual_statistics`). How texture varies over the tile tells more than any one patch: its mean and deviation over
-    the tile follow. A signature sees each patch twice: alone, with its residuals, and in its tile, without them.
+    Features of an ImageNet network travel well to unseen generators: fine texture at one depth, what things look like
+    at the other. Residuals keep what a decoder leaves (`residual_statistics`). How all of these vary over the image
+    says more than any one patch: their means and deviations over the image follow. A signature sees each patch twice:
+    alone, which makes the map, and as its image.
 
     Weights come frozen from EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the
     convolutions.
@@ -72,21 +77,24 @@ class MicroBackbone(Backbone):
 
     BLOCKS = (
         # expansion, kernel, stride, channels, read here
-        (1, 3, 1, 16, True),
+        (1, 3, 1, 16, False),
         (6, 3, 2, 24, False),
-        (6, 3, 1, 24, True),
-        (6, 5, 2, 40, False),
-        (6, 5, 1, 40, True),
+        (6, 3, 1, 24, False),
+        (6, 5, 2, 40, True),
+        (6, 5, 1, 40, False),
         (6, 3, 2, 80, False),
         (6, 3, 1, 80, False),
-        (6, 3, 1, 80, True),
+        (6, 3, 1, 80, False),
+        (6, 5, 1, 112, False),
+        (6, 5, 1, 112, False),
+        (6, 5, 1, 112, False),
+        (6, 5, 2, 192, True),
     )
 
     geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
-    TEXTURE_DIM = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
-    embedding_dim = RESIDUAL_DIM + 3 * TEXTURE_DIM
-    # Each view twice: two MLPs that started elsewhere are steadier than one.
-    views = 2 * ((0, RESIDUAL_DIM + TEXTURE_DIM), (RESIDUAL_DIM, RESIDUAL_DIM + 3 * TEXTURE_DIM))
+    PATCH_DIM = RESIDUAL_DIM + 2 * 40 + 192
+    embedding_dim = 3 * PATCH_DIM
+    views = ((0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
 
     def __init__(self):
         super().__init__()
@@ -98,26 +106,37 @@ class MicroBackbone(Backbone):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(T, 3, H, W) uint8 -> (T, H/32, W/32, d) float32."""
+        """(T, 3, H, W) uint8 -> (T, H/32, W/32, PATCH_DIM) float32."""
         tiles = tiles.float()
-        residuals = residual_statistics(tiles, self.geometry.patch_px)
+        statistics = [residual_statistics(tiles, self.geometry.patch_px)]
         x = (tiles - 127) / 128  # as EfficientNet-Lite was trained
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
-        statistics = []
         stride = 2
         for block, (_, _, block_stride, _, read) in zip(self.blocks, self.BLOCKS, strict=True):
             x = block(x)
             stride *= block_stride
             if read:
                 statistics += _patch_statistics(x, self.geometry.patch_px // stride)
-        texture = torch.cat(statistics, dim=1)  # (T, t, H/32, W/32)
-        deviation, mean = torch.std_mean(texture, dim=(2, 3), keepdim=True, correction=0)
-        parts = [residuals, texture, mean.expand_as(texture), deviation.expand_as(texture)]
-        return torch.cat(parts, dim=1).permute(0, 2, 3, 1)
+        return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
+
+    def in_context(self, patches: Tensor) -> Tensor:
+        """(K, PATCH_DIM) -> (K, 3 * PATCH_DIM): each patch, the image's mean, the image's deviation."""
+        deviation, mean = torch.std_mean(patches, dim=0, keepdim=True, correction=0)
+        return torch.cat([patches, mean.expand_as(patches), deviation.expand_as(patches)], dim=1)
 
 
 def _patch_statistics(x: Tensor, cells: int) -> list[Tensor]:
-    """Mean and standard deviation of each channel over squares of cells: (T, C, h, w) -> 2 of (T, C, h/n, w/n)."""
+    """Mean, and where a patch has several cells standard deviation, of each channel over squares of cells.
+
+    Args:
+        x: (T, C, h, w).
+        cells: n, side of a square.
+
+    Returns:
+        One or two of (T, C, h/n, w/n).
+    """
+    if cells == 1:
+        return [x]
     mean = F.avg_pool2d(x, cells)
     variance = F.avg_pool2d(x.square(), cells) - mean.square()
     # Rounding may leave the variance of a flat patch below zero.

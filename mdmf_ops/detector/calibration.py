@@ -1,11 +1,15 @@
-"""From a score to a p-value and a verdict, against held-out real images.
+"""From a score to a p-value and a verdict, against real images that the detector was not trained on.
 
 Conformal (Vovk et al. 2005; Bates et al. 2023, arXiv 2104.08279): with n calibration scores of real images,
 `p = (1 + #{calibration scores >= score}) / (n + 1)`. If an image is real and exchangeable with the
 calibration images, P(p <= alpha) <= alpha, whatever the detector. p is never 0.
+
+A score of few patches varies more than one of many, so that an image is compared with real ones of its own size: with
+its stratum (Vovk 2012, "Mondrian" conformal prediction).
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -35,21 +39,25 @@ def verdict(p_value: float, alpha: float) -> Verdict:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Scores of real images that the detector was not trained on.
+class Stratum:
+    """Scores of real images of one range of sizes.
 
     Attributes:
         calibration_id: names these scores in every row.
+        min_patches: of an image in this stratum; its upper end is the next stratum's.
         scores: (n,) float32, ascending.
     """
 
     calibration_id: str
+    min_patches: int
     scores: np.ndarray
 
     def __post_init__(self):
         scores = np.asarray(self.scores)
         if scores.ndim != 1 or scores.size == 0 or not np.isfinite(scores).all():
             raise ValueError(f"{self.calibration_id}: calibration needs a non-empty list of finite scores")
+        if isinstance(self.min_patches, bool) or not isinstance(self.min_patches, int) or self.min_patches < 0:
+            raise ValueError(f"{self.calibration_id}: min_patches is a number of patches, found {self.min_patches!r}")
         object.__setattr__(self, "scores", np.sort(scores.astype(np.float32)))
 
     @property
@@ -63,16 +71,60 @@ class Calibration:
         at_least = n - np.searchsorted(self.scores, np.float32(score), side="left")
         return float((1 + at_least) / (n + 1))
 
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of real images that the detector was not trained on, by the images' size.
+
+    Attributes:
+        strata: by ascending `min_patches`, the first of which is 0.
+    """
+
+    strata: tuple[Stratum, ...]
+
+    def __post_init__(self):
+        least = [stratum.min_patches for stratum in self.strata]
+        if not least or least[0] != 0 or least != sorted(set(least)):
+            raise ValueError(f"strata begin at 0 patches and ascend, found {least}")
+
+    @classmethod
+    def of(cls, calibration_id: str, scores: Sequence[float] | np.ndarray) -> "Calibration":
+        """One stratum for images of every size."""
+        return cls((Stratum(calibration_id, 0, np.asarray(scores)),))
+
+    def stratum(self, patches: int) -> Stratum:
+        """The stratum of an image of so many patches."""
+        return next(stratum for stratum in reversed(self.strata) if stratum.min_patches <= patches)
+
+    @property
+    def smallest_p_value(self) -> float:
+        """The least p-value that every stratum can give."""
+        return max(stratum.smallest_p_value for stratum in self.strata)
+
     def save(self, path: Path) -> None:
         """Writes the scores as JSON: few, and of use to an auditor as text."""
-        content = {"calibration_id": self.calibration_id, "scores": [float(s) for s in self.scores]}
-        path.write_text(json.dumps(content) + "\n")
+        strata = [
+            {
+                "calibration_id": stratum.calibration_id,
+                "min_patches": stratum.min_patches,
+                "scores": [float(f"{score:.6g}") for score in stratum.scores],
+            }
+            for stratum in self.strata
+        ]
+        path.write_text(json.dumps({"strata": strata}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
         """Reads what `save` wrote. Raises ValueError naming the file where it is not that."""
         try:
             content = json.loads(path.read_text())
-            return cls(content["calibration_id"], np.asarray(content["scores"], np.float32))
+            if "strata" not in content:  # as it was before there were strata
+                content = {"strata": [{**content, "min_patches": 0}]}
+            return cls(
+                tuple(
+                    Stratum(entry["calibration_id"], entry["min_patches"], np.asarray(entry["scores"], np.float32))
+                    for entry in content["strata"]
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a calibration: {error!r}") from error

@@ -81,8 +81,8 @@ class Detector:
     ):
         if not calibration.smallest_p_value <= alpha < 1:
             raise ValueError(
-                f"alpha={alpha} cannot be told: the {calibration.scores.size} calibration scores of"
-                f" {calibration.calibration_id} reach from {calibration.smallest_p_value:.2g} to 1"
+                f"alpha={alpha} cannot be told: the p-values of {calibration.strata[0].calibration_id}"
+                f" reach from {calibration.smallest_p_value:.2g} to 1"
             )
         self.device = torch.device(device)
         self.backbone = backbone.to(self.device).eval()
@@ -156,13 +156,14 @@ class Detector:
         mmd2 = float(evidence.mean(dtype=np.float64))
         if not np.isfinite(mmd2):
             raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
-        p_value = self.calibration.p_value(mmd2)
+        stratum = self.calibration.stratum(evidence.size)
+        p_value = stratum.p_value(mmd2)
         return Score(
             mmd2=mmd2,
             p_value=p_value,
             verdict=verdict(p_value, self.alpha),
             alpha=self.alpha,
-            calibration_id=self.calibration.calibration_id,
+            calibration_id=stratum.calibration_id,
             evidence=evidence,
             plan=plan,
             width_px=width_px,

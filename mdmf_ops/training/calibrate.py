@@ -5,68 +5,117 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import model_assets
-from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.calibration import Calibration
+from mdmf_ops.detector.calibration import Calibration, Stratum
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_bank, load_model
-from mdmf_ops.detector.mmd import patch_evidence
-from mdmf_ops.detector.signature import Signature
-from mdmf_ops.training.data import LabelledImage
-from mdmf_ops.training.features import Features, Progress, extract
+from mdmf_ops.training.data import LabelledImage, sources
+from mdmf_ops.training.features import Progress, extract
+from mdmf_ops.training.fit import TrainingConfig
+from mdmf_ops.training.folds import leave_out
+from mdmf_ops.training.score import score_features
 
 SEED = 1_000_003
 """Of the chain that calibration and evaluation images go through; training uses others."""
 
-CALIBRATION_CHAINS = ("none", "evaluation_chain")
-"""Each held-out image counts as it was found, and once resized and encoded again as it would be on the web."""
+CALIBRATION_CHAINS = ("none", "evaluation_chain", "training_chain")
+"""Each image counts as it was found, once resized and encoded again as on the web, and once small and worn."""
+
+STRATA_MIN_PATCHES = (0, 64, 256)
+"""Where strata begin: with patches of 32 px, the latter two are squares of 256 and of 512 px."""
+
+MIN_STRATUM_SCORES = 500
+"""A stratum of fewer scores is joined to a neighbour."""
 
 
-@torch.inference_mode()
-def score_features(features: Features, indices: Sequence[int], signature: Signature, bank: Bank) -> np.ndarray:
-    """(len(indices),) float32: squared MMD of images whose embeddings are known, as the detector computes it."""
-    scores = []
-    for index in indices:
-        signatures = signature(torch.from_numpy(features.patches(index)).float())
-        scores.append(patch_evidence(signatures, bank.signatures, bank.term, signature.width).mean().item())
-    return np.array(scores, np.float32)
+SOURCE_QUANTILES = 250
+"""Of each source's scores in a stratum: they stand for the source, whether it has thirty images or thousands."""
 
 
-def held_out_real(images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """Real images that no training here has seen."""
-    return [image for image in images if not image.generated and image.held_out]
+def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.ndarray) -> Calibration:
+    """Scores as strata by size, in which every source counts alike.
+
+    A new image comes from a source as unlike the known ones as they are among themselves: what must be exchangeable
+    are sources, not images (Dunn et al. 2022, arXiv 1809.07441). So a small source of many high scores weighs as much
+    as a large one of low scores.
+
+    Args:
+        name: what every stratum's id begins with; its least number of patches and of scored images follow.
+        scores, patches, sources: (n,) of each scored image.
+    """
+    bounds = list(STRATA_MIN_PATCHES)
+    while True:
+        of_score = np.digitize(patches, bounds) - 1
+        counts = np.bincount(of_score, minlength=len(bounds))
+        poorest = int(counts.argmin())
+        if len(bounds) == 1 or counts[poorest] >= MIN_STRATUM_SCORES:
+            break
+        del bounds[max(poorest, 1)]
+    return Calibration(
+        tuple(
+            Stratum(f"{name}-from{least}-n{count}", least, _alike(scores[of_score == i], sources[of_score == i]))
+            for i, (least, count) in enumerate(zip(bounds, counts, strict=True))
+        )
+    )
 
 
-def calibrate(folder: Path, images: Sequence[LabelledImage], work: Path, progress: Progress) -> model_assets.Assets:
-    """Scores held-out real images and writes them into the detector's folder as its calibration.
+def _alike(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """(sources * SOURCE_QUANTILES,) float: quantiles of each source's scores."""
+    levels = (np.arange(SOURCE_QUANTILES) + 0.5) / SOURCE_QUANTILES
+    return np.concatenate([np.quantile(scores[sources == name], levels) for name in np.unique(sources)])
+
+
+def calibrate(
+    folder: Path, images: Sequence[LabelledImage], work: Path, progress: Progress, held_out: bool = False
+) -> model_assets.Assets:
+    """Scores real images by detectors that never saw their source, and writes the scores into the detector's folder.
 
     Args:
         folder: of a trained detector; it gets a new id.
-        images: labelled; the real ones that the training held out are used.
+        images: labelled, the ones it was trained on among them. Real sources that it was not trained on are scored by
+            the detector itself.
         work: where computed features are kept.
+        held_out: instead, score by the detector itself the images that its training held out. It costs no further
+            training, and promises nothing for sources unlike those.
 
     Raises:
-        ValueError: too few images for a p-value of .01.
+        ValueError: too few images for a p-value of .01, or too few sources to leave one out.
     """
-    images = held_out_real(images)
-    if len(images) < 100:
-        raise ValueError(f"{len(images)} real images are held out: 100 at least, for a p-value of .01 to exist")
     assets = model_assets.read_assets(folder)
+    trained = [name for name in assets.manifest["training"]["images"]["real"] if not held_out]
+    real = [image for image in images if not image.generated and (image.held_out or not held_out)]
+    if len(real) < 100:
+        raise ValueError(f"{len(real)} real images are left: 100 at least, for a p-value of .01 to exist")
+    missing = sorted(set(trained) - set(sources(images, generated=False)))
+    if not held_out and (len(trained) < 2 or missing or not sources(images, generated=True)):
+        raise ValueError(
+            "calibration trains again without each real source: it needs two or more, and all images of the training"
+            f"{f', not without {missing}' if missing else ''}; --held_out calibrates on held-out images instead"
+        )
     backbone, signature = load_model(assets)
     bank = load_bank(assets)
-    scores = [
-        score_features(extract(images, backbone, chain, 1, SEED, work, progress), range(len(images)), signature, bank)
-        for chain in CALIBRATION_CHAINS
-    ]
-    calibration = Calibration(f"all-n{len(images)}", np.concatenate(scores))
+    tests = [extract(real, backbone, chain, 1, SEED, work, progress) for chain in CALIBRATION_CHAINS]
+    scores = np.full((len(tests), len(real)), np.nan, np.float32)
+    rest = [i for i, image in enumerate(real) if image.source not in trained]
+    for row, test in zip(scores, tests, strict=True):
+        row[rest] = score_features(test, rest, signature, bank)
+    if trained:
+        config = TrainingConfig.from_dict(assets.manifest["training"]["config"])
+        features = extract(images, backbone, "training_chain", config.copies, config.seed, work, progress)
+        for fold in leave_out(trained, images, features, config, real, tests, progress):
+            scores[:, fold.own] = fold.own_scores
+    patches = np.stack([test.counts() for test in tests])
+    names = np.array([[image.source for image in real]] * len(tests))
+    kind = "held-out" if held_out else "sources-out"
+    calibration = stratify(kind, scores.ravel(), patches.ravel(), names.ravel())
     calibration.save(folder / CALIBRATION_FILE)
     kept = {key: assets.manifest[key] for key in ("created", "backbone", "signature", "bank", "training")}
     description = {
-        "real_images": len(images),
-        "sources": dict(sorted(Counter(image.source for image in images).items())),
+        "scored_by": "the detector, on held-out images" if held_out else "detectors that never saw the image's source",
+        "real_images": len(real),
+        "sources": dict(sorted(Counter(image.source for image in real).items())),
         "chains": list(CALIBRATION_CHAINS),
-        "scores": calibration.scores.size,
+        "strata": {stratum.calibration_id: stratum.min_patches for stratum in calibration.strata},
     }
     files = sorted({*assets.manifest["files"], CALIBRATION_FILE})
     return model_assets.write_assets(folder, assets.manifest["name"], files, {**kept, "calibration": description})

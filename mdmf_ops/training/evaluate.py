@@ -1,21 +1,19 @@
 """How good a detector is on generators and real sources that it was not trained on."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Calibration, Detector
-from mdmf_ops.training.calibrate import score_features
+from mdmf_ops.training.calibrate import stratify
 from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.features import Features, Progress
-from mdmf_ops.training.fit import TrainingConfig, fit
-from mdmf_ops.training.train import training_images
+from mdmf_ops.training.fit import TrainingConfig
+from mdmf_ops.training.folds import leave_out
+from mdmf_ops.training.score import score_features
 
 ALPHAS = (0.01, 0.05)
 
@@ -71,12 +69,15 @@ def compare(generator: str, real_scores: np.ndarray, generated_scores: np.ndarra
     )
 
 
-def false_positives(source: str, calibration_scores: np.ndarray, scores: np.ndarray) -> RealSourceResult:
-    """Flag rates of real images under p-values from other real images."""
-    calibration = Calibration("fold", calibration_scores)
-    p_values = np.array([calibration.p_value(score) for score in scores])
+def false_positives(source: str, p_values: np.ndarray) -> RealSourceResult:
+    """Flag rates of one source's real images under their p-values."""
     at_1, at_5 = (float((p_values <= alpha).mean()) for alpha in ALPHAS)
-    return RealSourceResult(source, len(scores), at_1, at_5)
+    return RealSourceResult(source, len(p_values), at_1, at_5)
+
+
+def stratified_p_values(calibration: Calibration, scores: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """(n,) float64: the p-value of each score, as an image of so many patches gets it."""
+    return np.array([calibration.stratum(n).p_value(score) for score, n in zip(scores, patches, strict=True)])
 
 
 def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_features: Features) -> Results:
@@ -103,8 +104,9 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     ]
     if not real or not generators:
         raise ValueError("both real and generated images are needed")
+    p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
     real_sources = [
-        false_positives(name, detector.calibration.scores, scores[[i for i in real if images[i].source == name]])
+        false_positives(name, p_values[[i for i in real if images[i].source == name]])
         for name in sorted({images[i].source for i in real})
     ]
     return Results(generators, real_sources)
@@ -125,35 +127,28 @@ def leave_one_out(
     Returns:
         For each generator: its images against the held-out real ones, by a detector that saw neither. A generated
         twin of a real training image does not count. For each real source: its flag rates by a detector that saw
-        none of it, under p-values from the held-out images of the other real sources.
+        none of it, under p-values from the other real sources, each scored by a detector that saw none of that one.
     """
     names = [(name, generated) for generated in (True, False) for name in sources(images, generated)]
-    results = Results([], [])
-    shared = (images, training_features, test_features, config)
-    with ProcessPoolExecutor(usable_cores(), initializer=_share, initargs=shared) as pool:
-        for done, result in enumerate(pool.map(_leave_out, *zip(*names, strict=True))):
-            progress(done + 1, len(names))
-            (results.generators if isinstance(result, GeneratorResult) else results.real_sources).append(result)
-    return results
-
-
-def _share(*shared: Any) -> None:
-    """Keeps what every fold needs in a worker process: features are gigabytes, and not sent with each fold."""
-    global _shared
-    _shared = shared
-    torch.set_num_threads(1)
-
-
-def _leave_out(name: str, generated: bool) -> GeneratorResult | RealSourceResult:
-    """Trains without one source and tests on it."""
-    images, training_features, test_features, config = _shared
-    real = [i for i, image in enumerate(images) if not image.generated and image.held_out]
-    model = fit(training_features, images, training_images(images, [name]), config)
-    left_out = [
-        i for i, image in enumerate(images) if image.source == name and (image.held_out or image.twin_of is None)
+    folds = leave_out([name for name, _ in names], images, training_features, config, images, [test_features], progress)
+    generators = [
+        compare(fold.source, fold.real_scores[0], fold.own_scores[0])
+        for fold, (_, generated) in zip(folds, names, strict=True)
+        if generated
     ]
-    scores = score_features(test_features, left_out, *model)
-    if generated:
-        return compare(name, score_features(test_features, real, *model), scores)
-    others = [i for i in real if images[i].source != name]
-    return false_positives(name, score_features(test_features, others, *model), scores)
+    real = [fold for fold, (_, generated) in zip(folds, names, strict=True) if not generated]
+    patches = test_features.counts()
+    real_sources = []
+    for fold in real:
+        others = [other for other in real if other is not fold]
+        if not others:
+            raise ValueError(f"{fold.source} is the only real source: none is left to tell its p-values")
+        calibration = stratify(
+            "others",
+            np.concatenate([other.own_scores[0] for other in others]),
+            np.concatenate([patches[other.own] for other in others]),
+            np.concatenate([np.full(len(other.own), other.source) for other in others]),
+        )
+        p_values = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
+        real_sources.append(false_positives(fold.source, p_values))
+    return Results(generators, real_sources)

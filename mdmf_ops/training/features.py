@@ -44,9 +44,19 @@ class Features:
         """How often each image went through the chain."""
         return len(self.starts)
 
+    def counts(self, copy: int = 0) -> np.ndarray:
+        """(images,) int64: patches of each image in one copy."""
+        return np.diff(self.starts[copy])
+
     def patches(self, image: int, copy: int = 0) -> np.ndarray:
         """(K, d) float16: all patches of one image after one copy of the chain."""
         return self.embeddings[self.starts[copy, image] : self.starts[copy, image + 1]]
+
+    def means(self, images: Sequence[int]) -> np.ndarray:
+        """(copies * len(images), d) float32: each image's mean embedding over its patches, copy by copy."""
+        return np.stack(
+            [self.patches(image, copy).mean(0, dtype=np.float32) for copy in range(self.copies) for image in images]
+        )
 
     def sample(self, image: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """(count, d) float16: random patches of a random copy; repeated only where there are fewer."""

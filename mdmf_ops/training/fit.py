@@ -13,29 +13,38 @@ from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
+from mdmf_ops.training.fisher import fisher_signature
 from mdmf_ops.training.objective import ImageMmdLoss
+
+METHODS = ("fisher", "mmd")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All numbers of a training; kept in the detector's manifest.
+    """All settings of a training; kept in the detector's manifest.
 
     Attributes:
+        method: `fisher` solves for a signature of one number a view (`fisher_signature`); `mmd` trains an MLP on the
+            image's own score (`ImageMmdLoss`), as the paper does.
         copies: how often each image goes through the random chain.
+        bank_size: signatures in the detector's bank.
+        kernel_width, between_sources: of `fisher`.
         steps, batch_images, patches_per_image: of the optimisation.
         batch_bank_patches: real patches that stand for the bank in a step.
-        bank_size: signatures in the detector's bank.
         learning_rate, weight_decay: of AdamW; the rate rises for a tenth of the steps, then falls to zero.
-        hidden_dim, signature_dim, dropout: of the signature's MLP.
+        hidden_dim, signature_dim, dropout: of the signature's MLP. These and the four lines above are of `mmd`.
         seed: of everything random.
     """
 
+    method: str = "fisher"
     copies: int = 3
+    bank_size: int = 2048
+    kernel_width: float = 0.5
+    between_sources: float = 0.03
     steps: int = 600
     batch_images: int = 48
     patches_per_image: int = 24
     batch_bank_patches: int = 512
-    bank_size: int = 2048
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     hidden_dim: int = 128
@@ -50,8 +59,11 @@ class TrainingConfig:
         for name, value in values.items():
             if name not in known:
                 raise ValueError(f"{name} is no setting; there are {', '.join(known)}")
-            if not isinstance(value, known[name] | int) or isinstance(value, bool):
+            whole_too = known[name] | int if known[name] is float else known[name]
+            if not isinstance(value, whole_too) or isinstance(value, bool):
                 raise ValueError(f"{name} must be of type {known[name].__name__}, found {value!r}")
+        if values.get("method", cls.method) not in METHODS:
+            raise ValueError(f"method is one of {', '.join(METHODS)}, found {values['method']!r}")
         return cls(**values)
 
 
@@ -85,14 +97,14 @@ def fit(
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     checkpoint: Path | None = None,
 ) -> tuple[Signature, Bank]:
-    """Trains a signature on the image-level MMD and builds its bank.
+    """Finds a signature by the configuration's method, and builds its bank.
 
     Args:
         features: of `images`.
         chosen: indices of the images to train on, of both classes.
-        config: sizes, steps and seed.
-        progress: called with the step, the number of steps and the running loss.
-        checkpoint: file to go on from, kept every 100 steps.
+        config: method, sizes and seed.
+        progress: of `mmd`, called with the step, the number of steps and the running loss.
+        checkpoint: of `mmd`, file to go on from, kept every 100 steps.
 
     Raises:
         ValueError: a class is missing.
@@ -101,17 +113,45 @@ def fit(
     real = np.array([i for i in chosen if not images[i].generated], dtype=int)
     if len(real) == 0 or len(real) == len(chosen):
         raise ValueError("training needs both real and generated images")
+    bank_images = _rng(config, -2).choice(real, max(config.bank_size // _PATCHES_PER_BANK_IMAGE, 1))
+    bank_patches = _draw(features, bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
+    if config.method == "fisher":
+        signature = fisher_signature(
+            features.means(chosen),
+            [images[i].source for i in chosen] * features.copies,
+            np.array([images[i].generated for i in chosen] * features.copies),
+            bank_patches.numpy(),
+            features.views,
+            config.between_sources,
+            config.kernel_width,
+        )
+    else:
+        signature = _descend(features, images, chosen, config, progress, checkpoint)
+    signature.eval()
+    with torch.no_grad():
+        return signature, Bank.build(signature(bank_patches), signature.width)
+
+
+def _draw(features: Features, indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
+    """(len(indices), count, d) float32: random patches of images."""
+    return torch.from_numpy(np.stack([features.sample(i, count, rng) for i in indices])).float()
+
+
+def _descend(
+    features: Features,
+    images: Sequence[LabelledImage],
+    chosen: np.ndarray,
+    config: TrainingConfig,
+    progress: Callable[[int, int, float], None],
+    checkpoint: Path | None,
+) -> Signature:
+    """Trains an MLP on the image-level MMD, on batches of the chosen images."""
     torch.manual_seed(config.seed)
     weights = source_weights(images, chosen)
-    real_weights = weights[[not images[i].generated for i in chosen]]
-    real_weights = real_weights / real_weights.sum()
-
-    def draw(indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:
-        return torch.from_numpy(np.stack([features.sample(i, count, rng) for i in indices])).float()
-
-    signature = _initial_signature(
-        draw(_choose(chosen, 400, weights, config.seed), 16, _rng(config, -1)), config, features.views
-    )
+    is_real = np.array([not images[i].generated for i in chosen])
+    real, real_weights = chosen[is_real], weights[is_real] / weights[is_real].sum()
+    first_images = np.random.default_rng(config.seed).choice(chosen, 400, p=weights)
+    signature = _initial_signature(_draw(features, first_images, 16, _rng(config, -1)), config, features.views)
     loss = ImageMmdLoss(len(signature.views))
     optimiser = torch.optim.AdamW(
         [
@@ -133,9 +173,9 @@ def fit(
         bank_images = rng.choice(real, config.batch_bank_patches // _PATCHES_PER_BANK_IMAGE, p=real_weights)
         value = loss(
             signature,
-            draw(batch, config.patches_per_image, rng),
+            _draw(features, batch, config.patches_per_image, rng),
             generated,
-            draw(bank_images, _PATCHES_PER_BANK_IMAGE, rng).flatten(0, 1),
+            _draw(features, bank_images, _PATCHES_PER_BANK_IMAGE, rng).flatten(0, 1),
         )
         optimiser.zero_grad()
         value.backward()
@@ -145,19 +185,11 @@ def fit(
         progress(step + 1, config.steps, running)
         if checkpoint and (step + 1) % _CHECKPOINT_STEPS == 0:
             _save(checkpoint, parts, step + 1)
-    bank_images = _choose(real, config.bank_size // _PATCHES_PER_BANK_IMAGE, real_weights, config.seed)
-    signature.eval()
-    with torch.no_grad():
-        bank_patches = draw(bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
-        return signature, Bank.build(signature(bank_patches), signature.width)
+    return signature
 
 
 def _rng(config: TrainingConfig, step: int) -> np.random.Generator:
     return np.random.default_rng([config.seed, step + 2])
-
-
-def _choose(indices: np.ndarray, count: int, weights: np.ndarray, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).choice(indices, count, p=weights)
 
 
 def _initial_signature(patches: Tensor, config: TrainingConfig, views: Sequence[Sequence[int]]) -> Signature:

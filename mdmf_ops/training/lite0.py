@@ -30,7 +30,7 @@ def convert(published: dict[str, Tensor]) -> dict[str, Tensor]:
 
     def fold(ours: str, convolution: str, norm: str) -> None:
         gain = published[f"{norm}.weight"] / (published[f"{norm}.running_var"] + _BATCH_NORM_EPS).sqrt()
-        state[f"{ours}.weight"] = published[f"{convolution}.weight"] * gain[:, None, None, None]
+        state[f"{ours}.weight"] = (published[f"{convolution}.weight"] * gain[:, None, None, None]).contiguous()
         state[f"{ours}.bias"] = published[f"{norm}.bias"] - published[f"{norm}.running_mean"] * gain
 
     fold("stem.conv", "_conv_stem", "_bn0")

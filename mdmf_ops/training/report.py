@@ -4,28 +4,48 @@ import csv
 from dataclasses import astuple
 from pathlib import Path
 
+from scipy.stats import binomtest
+
 import model_assets
-from mdmf_ops.training.evaluate import Results
+from mdmf_ops.training.evaluate import RealSourceResult, Results
 
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
+_INTERVAL = "95 % confidence interval (Clopper and Pearson 1934, images taken as independent)"
 
 CHAIN = (
     "Every image, real or generated, goes once through one random chain: short side at most 512 px, square crop, JPEG "
     "quality 75, resize by .55 to 1, JPEG (quality 60-100), WebP or nothing."
 )
 LEFT_OUT = (
-    "Each row is of a detector trained anew without that generator or real source, with the same settings. The "
-    "real images are held out of training and of the bank. Some generators come from one collection, so that a left "
-    "out one may still have siblings in training."
+    "Each row is of a detector trained anew without that generator or real source, with the same settings. A "
+    "generator's images are compared with real ones that were held out of training and of the bank; a real source's "
+    "get p-values from the other sources, each scored by a detector that had not seen that one. Some generators come "
+    "from one collection, so that a left out one may still have siblings in training."
 )
 
 
 def tables(results: Results) -> str:
     """Both tables in Markdown, the mean over the generators last."""
     generators = [_row(astuple(r)) for r in [*results.generators, results.means()]]
-    real = [_row(astuple(r)) for r in results.real_sources]
-    return f"{_table(_GENERATOR_COLUMNS, generators)}\n\n{_table(_REAL_COLUMNS, real)}\n"
+    real = [
+        [source, str(images), *(f"{_share(rate)} ({_interval(rate, images)})" for rate in rates)]
+        for source, images, *rates in map(astuple, [*results.real_sources, together(results)])
+    ]
+    return f"{_table(_GENERATOR_COLUMNS, generators)}\n\n{_table(_REAL_COLUMNS, real)}\n\nIn brackets: {_INTERVAL}.\n"
+
+
+def together(results: Results) -> RealSourceResult:
+    """Flag rates of the real images of all sources, each image counting once."""
+    images = sum(r.images for r in results.real_sources)
+    at_1 = sum(r.fpr_at_1 * r.images for r in results.real_sources) / images
+    at_5 = sum(r.fpr_at_5 * r.images for r in results.real_sources) / images
+    return RealSourceResult("all", images, at_1, at_5)
+
+
+def _interval(rate: float, images: int) -> str:
+    interval = binomtest(round(rate * images), images).proportion_ci(0.95, method="exact")
+    return f"{_share(interval.low)}-{_share(interval.high)}"
 
 
 def write_report(folder: Path, assets: model_assets.Assets, results: Results, left_out: bool) -> str:
@@ -63,15 +83,17 @@ look at an image, never the sole ground for an action. "Not detected" does not m
 
 ## What it has seen
 Trained on real images ({counts["real"]}) and generated ones ({counts["generated"]}); calibrated on
-{calibration["real_images"]} other real images, each as it was found and once through the chain below. Drawings,
-scans, screenshots, medical or satellite images are in none of them: a p-value promises nothing there.
+{calibration["real_images"]} real images, scored by {calibration["scored_by"]}: as they were found, through the chain
+below, and as small, worn crops. Drawings, scans, screenshots, medical or satellite images are in none of them: a
+p-value promises nothing there.
 
 ## How good it is
 {CHAIN} {LEFT_OUT}
 
 {tables(results)}
 The second table is the one to read before trusting a verdict: alpha is what was asked, the columns are what a source
-got that neither training nor calibration had seen. The mean of the first hides its worst row.
+got that neither training nor calibration had seen. What is promised of a source like these is their spread, not alpha
+itself; "all" weighs each image alike. The mean of the first table hides its worst row.
 
 ## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were
@@ -81,8 +103,12 @@ real photographs leave traces of the same kind.
     (assets.folder / "MODEL_CARD.md").write_text(card)
 
 
+def _share(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
 def _row(values: tuple) -> list[str]:
-    return [f"{value:.3f}".removeprefix("0") if isinstance(value, float) else str(value) for value in values]
+    return [_share(value) if isinstance(value, float) else str(value) for value in values]
 
 
 def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:

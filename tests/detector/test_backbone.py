@@ -34,7 +34,7 @@ def embed(backbone, batch):
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_a_tile_gives_one_embedding_for_each_patch(backbone, height, width):
     embeddings = embed(backbone, tiles(2, height, width))
-    assert embeddings.shape == (2, height // PATCH_PX, width // PATCH_PX, backbone.embedding_dim)
+    assert embeddings.shape == (2, height // PATCH_PX, width // PATCH_PX, backbone.PATCH_DIM)
     assert embeddings.dtype == torch.float32
     assert embeddings.isfinite().all()
 

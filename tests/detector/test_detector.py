@@ -69,7 +69,8 @@ def test_the_mean_of_the_evidence_is_the_score(detector, batch):
         assert result.mmd2 == pytest.approx(np.mean(result.evidence, dtype=np.float64), abs=1e-9)
         patches = len(result.plan.origins) * result.plan.grid_rows * result.plan.grid_cols
         assert result.evidence.shape == (patches,)
-        assert result.p_value == detector.calibration.p_value(result.mmd2)
+        stratum = detector.calibration.stratum(result.evidence.size)
+        assert (result.calibration_id, result.p_value) == (stratum.calibration_id, stratum.p_value(result.mmd2))
 
 
 def kernel(a, b, width):
@@ -101,7 +102,7 @@ class Float64Detector:
     def evidence(self, image):
         tiles = cut_tiles(image, plan_tiles(image.height, image.width, self.backbone.geometry))
         with torch.inference_mode():
-            embeddings = self.backbone(torch.from_numpy(tiles)).flatten(0, 2).numpy().astype(float)
+            embeddings = self.backbone.embed(tiles).numpy().astype(float)
         w = self.weights
         evidence = []
         for view, (start, stop) in enumerate(self.views):
@@ -198,7 +199,7 @@ def test_limits_are_those_of_the_detector():
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, 1.0, 1.5, 1e-9, float("nan")])
 def test_alpha_out_of_reach_is_refused_with_what_can_be_reached(alpha):
-    with pytest.raises(ValueError, match=rf"alpha={alpha}.*calibration scores"):
+    with pytest.raises(ValueError, match=rf"alpha={alpha}.*p-values of .* reach from"):
         Detector.load(alpha=alpha, device="cpu")
 
 

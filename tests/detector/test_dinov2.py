@@ -248,7 +248,7 @@ def detector_folder(tmp_path_factory):
         bank = Bank.build(signature(tokens), signature.width)
     description = {"name": "dinov2", "options": dataclasses.asdict(Dinov2Options(**OPTIONS, tile_px=98))}
     save_detector(folder, description, backbone, signature, bank, {})
-    Calibration("some-n200", np.random.default_rng(0).normal(0, 0.1, 200)).save(folder / CALIBRATION_FILE)
+    Calibration.of("some-n200", np.random.default_rng(0).normal(0, 0.1, 200)).save(folder / CALIBRATION_FILE)
     manifest = json.loads((folder / "manifest.json").read_text())
     files = [*manifest.pop("files"), CALIBRATION_FILE]
     del manifest["format"], manifest["detector_id"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mdmf_ops.training.evaluate import GeneratorResult, Results, compare, false_positives
+from mdmf_ops.detector import Calibration
+from mdmf_ops.training.evaluate import GeneratorResult, Results, compare, false_positives, stratified_p_values
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
@@ -31,9 +32,10 @@ def test_tpr_is_taken_where_no_more_real_images_are_flagged_than_allowed():
 
 
 def test_flag_rates_count_p_values_at_or_under_alpha():
-    calibration = np.arange(99, dtype=np.float32)
+    calibration = Calibration.of("c", np.arange(99))
     # p = (1 + #{>= score}) / 100: .01 over all of them, .05 with four at or over it, .06 with five.
-    result = false_positives("s", calibration, np.array([200.0, 94.5, 93.5, 10.0]))
+    p_values = stratified_p_values(calibration, np.array([200.0, 94.5, 93.5, 10.0]), np.array([9, 9, 9, 9]))
+    result = false_positives("s", p_values)
     assert (result.fpr_at_1, result.fpr_at_5) == (0.25, 0.5)
 
 

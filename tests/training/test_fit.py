@@ -1,5 +1,6 @@
 """Training the signature: what it learns, and that an interrupted training is the same training."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,22 @@ import pytest
 import torch
 
 from mdmf_ops.detector.mmd import mean_to_others
-from mdmf_ops.training.calibrate import score_features
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
 from mdmf_ops.training.fit import TrainingConfig, fit, source_weights
+from mdmf_ops.training.score import score_features
 
 CONFIG = TrainingConfig(
-    copies=1, steps=120, batch_images=16, patches_per_image=8, batch_bank_patches=64, bank_size=64, hidden_dim=16
+    method="mmd",
+    copies=1,
+    steps=120,
+    batch_images=16,
+    patches_per_image=8,
+    batch_bank_patches=64,
+    bank_size=64,
+    hidden_dim=16,
 )
+FISHER = dataclasses.replace(CONFIG, method="fisher")
 
 
 @pytest.fixture
@@ -32,8 +41,9 @@ def features():
     return Features(embeddings.reshape(-1, 10).astype(np.float16), starts)
 
 
-def test_generated_images_score_higher_than_real_ones_that_were_not_trained_on(features, images):
-    signature, bank = fit(features, images, np.arange(40), CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, FISHER], ids=lambda config: config.method)
+def test_generated_images_score_higher_than_real_ones_that_were_not_trained_on(features, images, config):
+    signature, bank = fit(features, images, np.arange(40), config)
     scores = score_features(features, range(40, 60), signature, bank)
     assert (scores[1::2][:, None] > scores[::2]).mean() > 0.8
 

@@ -1,5 +1,6 @@
 """Published weights with batch normalisation folded in, against the network with its normalisations."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -87,16 +88,20 @@ def test_folding_changes_nothing():
         channels = mean.shape[-1]
         torch.testing.assert_close(ours[..., start : start + channels], mean, atol=1e-3, rtol=1e-3)
         start += channels
-        torch.testing.assert_close(ours[..., start : start + channels], deviation, atol=2e-2, rtol=1e-2)
-        start += channels
+        if deviation.max() > 0:  # a depth of one cell a patch has none
+            torch.testing.assert_close(ours[..., start : start + channels], deviation, atol=2e-2, rtol=1e-2)
+            start += channels
+    assert start == MicroBackbone.PATCH_DIM
 
 
-def test_the_textures_statistics_over_the_tile_follow_each_patch():
+def test_statistics_over_the_image_follow_each_patch():
     backbone = MicroBackbone().eval()
-    tiles = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    tiles = np.random.default_rng(2).integers(0, 256, (2, 3, 96, 64), dtype=np.uint8)
     with torch.inference_mode():
-        texture = backbone(tiles).flatten(0, 2).double()[:, RESIDUAL_DIM:]
-    patches, mean, deviation = texture.chunk(3, dim=-1)  # (6, t) each
+        embeddings = backbone.embed(tiles).double()
+        alone = backbone(torch.from_numpy(tiles)).flatten(0, 2).double()
+    patches, mean, deviation = embeddings.chunk(3, dim=-1)  # (12, PATCH_DIM) each
+    torch.testing.assert_close(patches, alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(mean, patches.mean(0).expand_as(mean), atol=1e-5, rtol=1e-5)
     expected = ((patches - patches.mean(0)) ** 2).mean(0).sqrt().expand_as(deviation)
     torch.testing.assert_close(deviation, expected, atol=1e-5, rtol=1e-4)

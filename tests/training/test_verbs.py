@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from conftest import encode, photo
@@ -26,7 +27,7 @@ def recipe(tmp_path_factory):
     shared = ["--work", str(root / "work"), "--real", str(root / "real")]
     commands = [
         ["train", *shared, "--fake", str(root / "fake/old"), "--config", str(root / "config.json")],
-        ["calibrate", str(root / "detector"), *shared],
+        ["calibrate", str(root / "detector"), *shared, "--fake", str(root / "fake/old")],
         ["evaluate", *shared, "--fake", str(root / "fake/new"), "--assets", str(root / "detector")],
     ]
     commands[0] += ["--output", str(root / "detector")]
@@ -45,11 +46,27 @@ def test_the_detector_scores_and_says_how_it_was_made(recipe):
     assert set(training["images"]["generated"]) == {"old"}
 
 
-def test_no_image_is_both_trained_on_and_calibrated_with(recipe):
+def test_every_real_image_is_calibrated_with_and_scored_by_a_detector_that_never_saw_its_source(recipe):
     manifest = read_assets(recipe / "detector").manifest
+    assert manifest["calibration"]["sources"] == {"phone": 150, "web": 150}
+    assert "never saw the image's source" in manifest["calibration"]["scored_by"]
+    [stratum] = Detector.load(recipe / "detector", device="cpu").calibration.strata
+    assert stratum.calibration_id == "sources-out-from0-n900"
+
+
+def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp_path):
+    shutil.copytree(recipe / "detector", tmp_path / "detector")
+    command = ["calibrate", str(tmp_path / "detector"), "--work", str(recipe / "work"), "--held_out"]
+    assert main([*command, "--real", str(recipe / "real")]) == 0
+    manifest = read_assets(tmp_path / "detector").manifest
     trained, calibrated = manifest["training"]["images"]["real"], manifest["calibration"]["sources"]
     assert {name: trained[name] + calibrated[name] for name in trained} == {"phone": 150, "web": 150}
-    assert manifest["calibration"]["scores"] == 2 * sum(calibrated.values())
+
+
+def test_leaving_sources_out_needs_the_images_of_the_training(recipe, capsys):
+    command = ["calibrate", str(recipe / "detector"), "--work", str(recipe / "work")]
+    assert main([*command, "--real", str(recipe / "real")]) == 2
+    assert "--held_out" in capsys.readouterr().err
 
 
 def test_the_report_has_a_row_for_each_source(recipe):
