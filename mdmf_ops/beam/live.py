@@ -11,8 +11,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import TaggedOutput
 
-from mdmf_ops.beam.current import CurrentDetector, DetectorOptions, current_detector
+from mdmf_ops.beam.current import CurrentDetector, current_detector
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import DetectorHandler, Row
@@ -97,8 +98,7 @@ class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
     def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None):
-        super().__init__(stream, options.assets, options.alpha, options.device, options.limits)
-        self._options = options
+        super().__init__(stream, options)
         self._batch_wait_s = batch_wait_s
 
     def batch_elements_kwargs(self) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from apache_beam.pvalue import TaggedOutput
 
 import model_assets
 from mdmf_ops.beam.commit import read_manifests
-from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
+from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import open_file
 from mdmf_ops.detector import ErrorCode

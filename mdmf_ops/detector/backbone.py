@@ -42,14 +42,17 @@ class Backbone(nn.Module):
         """
         device = next(self.parameters()).device
         # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
-        at_once = 1 if device.type == "cpu" else len(tiles)
-        return self._embed(torch.from_numpy(tiles), at_once, device)
+        if device.type == "cpu":
+            return self._embed(torch.from_numpy(tiles), 1, device)
+        # From pinned memory they are copied while the device computes.
+        return self._embed(torch.from_numpy(tiles).pin_memory(), len(tiles), device)
 
     def _embed(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
         """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
         while True:
             try:
-                return torch.cat([self(part.to(device)).flatten(0, 2) for part in tiles.split(at_once)])
+                parts = (part.to(device, non_blocking=True) for part in tiles.split(at_once))
+                return torch.cat([self(part).flatten(0, 2) for part in parts])
             except torch.cuda.OutOfMemoryError:
                 if at_once == 1:
                     raise

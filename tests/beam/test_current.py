@@ -5,7 +5,8 @@ from conftest import copy_detector
 from emulators import Bucket, environment, fake_gcs_server
 
 import model_assets
-from mdmf_ops.beam.current import CurrentDetector, DetectorOptions, is_pointer, read_pointer
+from mdmf_ops.beam.current import CurrentDetector, is_pointer, read_pointer
+from mdmf_ops.beam.load import DetectorOptions
 from model_assets import AssetError
 
 
