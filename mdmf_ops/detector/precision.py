@@ -16,27 +16,30 @@ from mdmf_ops.detector.tiles import TileGeometry
 PRECISIONS = ("float32", "bfloat16")
 """The first is the definition; the other stands in for it where `keeps_scores`."""
 
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 """A score may move by this share of the distance between the quartiles of the calibration's scores."""
+
+_OF_PROBES = 0.2
+"""Of the tolerance, since probes are few: images were seen to move up to five times as far as the worst probe."""
 
 _log = logging.getLogger(__name__)
 
 
 def keeps_scores(evidence: Callable[[np.ndarray, str], np.ndarray], precision: str, terms: Terms) -> bool:
-    """Whether no probe's score leaves the tolerance.
+    """Whether every probe's score stays well within the tolerance.
 
     Args:
         evidence: of the patches of tiles, at a precision.
         precision: of `PRECISIONS`.
     """
-    allowed = TOLERANCE * spread(terms)
-    worst = 0.0
+    allowed = _OF_PROBES * TOLERANCE * spread(terms)
     for tiles in probes(terms.geometry):
         fast, exact = (evidence(tiles, p).mean(dtype=np.float64) for p in (precision, PRECISIONS[0]))
-        worst = max(worst, abs(fast - exact)) if np.isfinite(fast - exact) else np.inf
-    if worst > allowed:
-        _log.warning("%s moves a score by %.2g, more than %.2g: float32 it is", precision, worst, allowed)
-    return worst <= allowed
+        moved = abs(fast - exact)
+        if not moved <= allowed:  # nor is NaN
+            _log.warning("%s moves a score by %.2g, more than %.2g: float32 it is", precision, moved, allowed)
+            return False
+    return True
 
 
 def spread(terms: Terms) -> float:
