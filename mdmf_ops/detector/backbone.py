@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdmf_ops.detector.memory import tiles_at_once
 from mdmf_ops.detector.residuals import RESIDUAL_DIM, residual_statistics
 from mdmf_ops.detector.tiles import TileGeometry
 
@@ -31,6 +32,10 @@ class Backbone(nn.Module):
         """One view of all numbers, where an extractor knows no better."""
         return ((0, self.embedding_dim),)
 
+    def activation_bytes(self, height_px: int, width_px: int) -> int:
+        """The most that one tile takes of an accelerator's memory on its way through, in float32."""
+        raise NotImplementedError
+
     def embed(self, tiles: np.ndarray) -> Tensor:
         """Embeds one image.
 
@@ -44,8 +49,10 @@ class Backbone(nn.Module):
         # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
         if device.type == "cpu":
             return self._embed(torch.from_numpy(tiles), 1, device)
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+        at_once = min(len(tiles), tiles_at_once(self, *tiles.shape[2:], memory_bytes))
         # From pinned memory they are copied while the device computes.
-        return self._embed(torch.from_numpy(tiles).pin_memory(), len(tiles), device)
+        return self._embed(torch.from_numpy(tiles).pin_memory(), at_once, device)
 
     def _embed(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
         """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
@@ -85,6 +92,8 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 80, True),
     )
 
+    # Of activations at the widest place, the second block's 96 channels at half the side, padded and not.
+    _BYTES_PER_PX = 256
     geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
     TEXTURE_DIM = 2 * sum(channels for _, _, _, channels, read in BLOCKS if read)
     embedding_dim = RESIDUAL_DIM + 3 * TEXTURE_DIM
@@ -99,6 +108,9 @@ class MicroBackbone(Backbone):
             blocks.append(_InvertedResidual(channels, out_channels, expansion, kernel, stride))
             channels = out_channels
         self.blocks = nn.ModuleList(blocks)
+
+    def activation_bytes(self, height_px: int, width_px: int) -> int:
+        return self._BYTES_PER_PX * height_px * width_px
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, d) float32."""
