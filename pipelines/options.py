@@ -6,6 +6,9 @@ import re
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.detector.precision import PRECISIONS
 
+STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"
+"""Dataflow's experiment by which resource hints hold in a stream too; it needs horizontal autoscaling."""
+
 _ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
 _RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
 

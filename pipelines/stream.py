@@ -17,7 +17,7 @@ from functools import partial
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult
 
 from mdmf_ops.beam.alerts import Alerts, Errors
@@ -32,6 +32,7 @@ from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
 from mdmf_ops.detector import Verdict
 from pipelines.options import (
+    STREAMING_RIGHT_FITTING,
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
@@ -199,6 +200,8 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
     options.assets = options.assets and absolute(options.assets)
     options.local_root = options.local_root and absolute(options.local_root)
     options.view_as(StandardOptions).streaming = True
+    if options.accelerator:
+        options.view_as(DebugOptions).add_experiment(STREAMING_RIGHT_FITTING)
     stream = start_stream(options.output)
     pipeline = beam.Pipeline(options=options)
     messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)

@@ -118,7 +118,7 @@ class Detector(Scorer):
 
     @torch.inference_mode()
     def _evidence(self, tiles: np.ndarray, precision: str) -> np.ndarray:
-        with self._turn, _exact_convolutions(self.device):
+        with self._turn, exact_convolutions(self.device):
             fast = precision != PRECISIONS[0]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
                 embeddings = self.backbone.embed(tiles)
@@ -129,8 +129,8 @@ class Detector(Scorer):
         return values.cpu().numpy()
 
 
-def _exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager:
-    """By default cuDNN rounds float32 to 10 bits (TF32), and may sum in another order each time."""
+def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager:
+    """Has cuDNN keep all of float32, which it rounds to 10 bits (TF32) by default, and sum in one order each time."""
     if device.type == "cpu":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)

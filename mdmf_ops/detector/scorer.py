@@ -89,6 +89,7 @@ class Scorer(ABC):
         self.terms = terms
         self.alpha = alpha
         self.limits = limits or Limits()
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
 
     @property
