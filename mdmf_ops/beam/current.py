@@ -107,7 +107,7 @@ _NAMED: dict[str | None, str] = {}
 def named_id(options: DetectorOptions) -> str:
     """Id of the detector that is named now, from its manifest alone: for workers that do not score."""
     try:
-        _NAMED[options.assets] = _read_named(options.assets, int(time.monotonic() // options.check_s))
+        _NAMED[options.assets] = _read_named(options.assets, int(time.monotonic() // max(options.check_s, 1)))
     except Exception:  # as where they do score: what was named before holds until the pointer is mended
         if options.assets not in _NAMED:
             raise

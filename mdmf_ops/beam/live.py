@@ -9,7 +9,7 @@ import torch
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
 from mdmf_ops.beam.current import CurrentDetector, current_detector
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
@@ -45,7 +45,10 @@ class ReadMessages(beam.PTransform):
         super().__init__()
         self._local_root = local_root
 
-    def expand(self, messages):
+    def display_data(self) -> dict[str, Any]:
+        return {"local_root": self._local_root or "none"}
+
+    def expand(self, messages: beam.PCollection[PubsubMessage]) -> DoOutputsTuple:
         return messages | "Parse" >> beam.ParDo(_ParseDoFn(self._local_root)).with_outputs(SKIPPED, main="refs")
 
 
@@ -89,8 +92,13 @@ class ScoreMessages(beam.PTransform):
     def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S):
         super().__init__()
         self._handler = _LiveHandler(stream, detector, batch_wait_s)
+        wait = "within a bundle" if batch_wait_s is None else batch_wait_s
+        self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
-    def expand(self, images):
+    def display_data(self) -> dict[str, Any]:
+        return self._shown
+
+    def expand(self, images: beam.PCollection[Image]) -> beam.PCollection[Scored]:
         return images | "Score" >> RunInference(self._handler).with_output_types(Scored)
 
 

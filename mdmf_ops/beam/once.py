@@ -3,11 +3,12 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from mdmf_ops.beam.image import NAMESPACE, ImageRef
@@ -46,9 +47,13 @@ class Once(beam.PTransform):
     def __init__(self, detector_id: Callable[[], str], horizon_s: float = HORIZON_S, *, in_process: bool = False):
         super().__init__()
         self._memory = _Memory(detector_id, horizon_s)
+        self._horizon_s = horizon_s
         self._in_process = in_process
 
-    def expand(self, refs):
+    def display_data(self) -> dict[str, Any]:
+        return {"horizon_s": self._horizon_s, "in_process": self._in_process}
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> DoOutputsTuple:
         if self._in_process:
             first = beam.ParDo(_InProcessDoFn(self._memory))
         else:
@@ -104,7 +109,11 @@ class _InStateDoFn(beam.DoFn):
     def __init__(self, memory: _Memory):
         self._memory = memory
 
-    def process(self, keyed: tuple[int, ImageRef], seen_state=beam.DoFn.StateParam(SEEN)):  # noqa: B008
+    def process(
+        self,
+        keyed: tuple[int, ImageRef],
+        seen_state=beam.DoFn.StateParam(SEEN),  # noqa: B008
+    ) -> Iterator[ImageRef]:
         seen = seen_state.read() or {}
         yield from self._memory.pass_first(keyed[1], seen)
         seen_state.write(seen)

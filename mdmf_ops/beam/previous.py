@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
 import model_assets
 from mdmf_ops.beam.commit import read_manifests
@@ -120,7 +120,10 @@ class SkipUnchanged(beam.PTransform):
         super().__init__()
         self._previous, self._run, self._assets = previous.rstrip("/") or "/", run, assets
 
-    def expand(self, refs):
+    def display_data(self) -> dict[str, Any]:
+        return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> DoOutputsTuple:
         but_run = self._run.run_id if self._previous == self._run.output else ""
         seen = (
             refs.pipeline

@@ -61,7 +61,7 @@ class ScoreImages(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return self._shown
 
-    def expand(self, images):
+    def expand(self, images: beam.PCollection[Image]) -> beam.PCollection[Row]:
         return images | "Score" >> RunInference(self._handler).with_output_types(Row)
 
 

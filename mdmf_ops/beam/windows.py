@@ -127,7 +127,12 @@ class WriteWindows(beam.PTransform):
         super().__init__()
         self._stream, self._windows = stream, windows
 
-    def expand(self, scored):
+    def display_data(self) -> dict[str, Any]:
+        stream, windows = self._stream, self._windows
+        size = {"window_s": windows.size_s, "num_shards": windows.num_shards}
+        return {"stream_id": stream.run_id, "output": stream.output, **size}
+
+    def expand(self, scored: beam.PCollection[Scored]) -> beam.PCollection[str]:
         written = (
             scored
             | "KeyByShard" >> beam.Map(_with_shard, self._windows).with_output_types(tuple[int, tuple])

@@ -57,7 +57,7 @@ class WriteScores(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"run_id": self._run.run_id, "output": self._run.output, "num_shards": self._num_shards or "by rows"}
 
-    def expand(self, rows):
+    def expand(self, rows: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
         expected = self._refs | "CountExpected" >> beam.combiners.Count.Globally()
         quantiles = (
             self._refs

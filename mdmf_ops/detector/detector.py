@@ -26,6 +26,10 @@ CALIBRATION_FILE = "calibration.json"
 
 _MOST_THREADS = 8
 
+_DEVICE_TURN = threading.Lock()
+"""An accelerator is given one image after the other: its memory holds the activations of one, and cuDNN's settings are
+those of the process."""
+
 
 class Detector(Scorer):
     """Scores images against a bank of real ones. A score depends on the image and the assets alone.
@@ -60,8 +64,7 @@ class Detector(Scorer):
         self.backbone = backbone.to(self.device).eval()
         self.signature = signature.to(self.device).eval()
         self.bank = Bank(bank.signatures.to(self.device), bank.term.to(self.device))
-        # An accelerator takes one image after the other: its memory holds the activations of one.
-        self._turn = contextlib.nullcontext() if on_cpu else threading.Lock()
+        self._turn = contextlib.nullcontext() if on_cpu else _DEVICE_TURN
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         if precision != PRECISIONS[0] and keeps_scores(self._evidence, precision, terms):

@@ -4,9 +4,11 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import BROKEN, encode, photo
 
 from mdmf_ops.detector import Detector, ImageError, Scorer, scorer
+from mdmf_ops.detector.detector import exact_convolutions
 
 DEADLINE_S = 60
 
@@ -102,6 +104,14 @@ def test_results_come_one_by_one(detector, batch, decoded):
     assert decoded.count == 0
     next(results)
     assert decoded.count == 1
+
+
+def test_on_a_gpu_convolutions_keep_float32_and_what_was_set_before_comes_back():
+    cudnn = torch.backends.cudnn
+    before = (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled)
+    with exact_convolutions(torch.device("cuda")):
+        assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == (False, True, True)
+    assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == before
 
 
 def test_an_error_of_the_network_is_no_error_of_an_image(detector, batch):
