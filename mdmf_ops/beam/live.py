@@ -9,7 +9,7 @@ import torch
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
-from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 
 from mdmf_ops.beam.current import CurrentDetector, current_detector
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
@@ -48,8 +48,9 @@ class ReadMessages(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"local_root": self._local_root or "none"}
 
-    def expand(self, messages: beam.PCollection[PubsubMessage]) -> DoOutputsTuple:
-        return messages | "Parse" >> beam.ParDo(_ParseDoFn(self._local_root)).with_outputs(SKIPPED, main="refs")
+    def expand(self, messages: beam.PCollection[PubsubMessage]):
+        parse = beam.ParDo(_ParseDoFn(self._local_root)).with_output_types(ImageRef, **{SKIPPED: str})
+        return messages | "Parse" >> parse.with_outputs(SKIPPED, main="refs")
 
 
 class _ParseDoFn(beam.DoFn):

@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from mdmf_ops.beam.image import NAMESPACE, ImageRef
@@ -53,15 +53,14 @@ class Once(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"horizon_s": self._horizon_s, "in_process": self._in_process}
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> DoOutputsTuple:
+    def expand(self, refs: beam.PCollection[ImageRef]):
         if self._in_process:
             first = beam.ParDo(_InProcessDoFn(self._memory))
         else:
             refs = refs | "KeyByBucket" >> beam.Map(_with_bucket).with_output_types(tuple[int, ImageRef])
             first = beam.ParDo(_InStateDoFn(self._memory))
-        split = refs | "First" >> first.with_outputs(DUPLICATES, main="refs")
-        split.refs.element_type = ImageRef
-        return split
+        first = first.with_output_types(ImageRef, **{DUPLICATES: str})
+        return refs | "First" >> first.with_outputs(DUPLICATES, main="refs")
 
 
 def _digest(*parts: object) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
+from apache_beam.pvalue import TaggedOutput
 
 import model_assets
 from mdmf_ops.beam.commit import read_manifests
@@ -123,7 +123,7 @@ class SkipUnchanged(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}
 
-    def expand(self, refs: beam.PCollection[ImageRef]) -> DoOutputsTuple:
+    def expand(self, refs: beam.PCollection[ImageRef]):
         but_run = self._run.run_id if self._previous == self._run.output else ""
         seen = (
             refs.pipeline
@@ -136,5 +136,8 @@ class SkipUnchanged(beam.PTransform):
         return (
             {"refs": by_uri, "seen": seen}
             | beam.CoGroupByKey()
-            | "Skip" >> beam.ParDo(_SkipDoFn(self._assets)).with_outputs("skipped", main="changed")
+            | "Skip"
+            >> beam.ParDo(_SkipDoFn(self._assets))
+            .with_output_types(ImageRef, skipped=str)
+            .with_outputs("skipped", main="changed")
         )

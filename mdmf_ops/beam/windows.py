@@ -137,7 +137,10 @@ class WriteWindows(beam.PTransform):
             scored
             | "KeyByShard" >> beam.Map(_with_shard, self._windows).with_output_types(tuple[int, tuple])
             | "GroupShard" >> beam.GroupByKey()
-            | "WritePane" >> beam.ParDo(_WritePaneDoFn(self._stream)).with_outputs(WRITTEN, main="message_ids")
+            | "WritePane"
+            >> beam.ParDo(_WritePaneDoFn(self._stream))
+            .with_output_types(str, **{WRITTEN: _Written})
+            .with_outputs(WRITTEN, main="message_ids")
         )
         _ = (
             written[WRITTEN]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.pvalue import PBegin
 
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
@@ -75,7 +76,7 @@ class ReadAndScore(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}
 
-    def expand(self, pbegin):
+    def expand(self, pbegin: PBegin):
         refs = pbegin | "Match" >> MatchImages(self._sources)
         rows = refs | "Fetch" >> FetchImages() | "Score" >> ScoreImages(self._run, **self._scoring)
         if self._output is None:
