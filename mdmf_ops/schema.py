@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """First number: a reader must change. Second: a nullable column was added."""
 
 PARTITION = "scan_date"
@@ -73,6 +73,8 @@ SCHEMA = pa.schema(
         _always("signature_sha256", _TEXT, "of the signature's weights"),
         _always("bank_sha256", _TEXT, "of the bank of real patches"),
         _field("calibration_id", _WORD, "which held-out real images gave the p-value; null where not scored"),
+        _field("device", _WORD, "where the network ran: cpu, or cuda and the GPU's name; null where not scored"),
+        _field("precision", _WORD, "of the backbone's arithmetic: float32 or bfloat16; null where not scored"),
         _always("schema_version", _WORD, "of this schema"),
         _always("attributes", pa.map_(_TEXT, _TEXT), "the caller's own keys, passed through"),
     ],

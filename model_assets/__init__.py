@@ -90,6 +90,15 @@ def read_assets(folder: Path | str) -> Assets:
     return Assets(folder, manifest)
 
 
+def read_id(folder: Path | str) -> str:
+    """Id of the detector in a folder, of which the manifest alone is checked.
+
+    Raises:
+        AssetError: the manifest is missing, damaged or of another format.
+    """
+    return _read_manifest(Path(folder))["detector_id"]
+
+
 def listed_files(folder: Path | str) -> dict[str, int]:
     """Names and sizes in bytes of the files that a manifest lists, whether or not they are there yet.
 

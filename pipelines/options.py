@@ -1,6 +1,16 @@
-"""What the options of all pipelines need."""
+"""The options that pipelines share, and what follows from them."""
 
 import argparse
+import re
+
+from mdmf_ops.detector import DEFAULT_ALPHA
+from mdmf_ops.detector.precision import PRECISIONS
+
+STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"
+"""Dataflow's experiment by which resource hints hold in a stream too; it needs horizontal autoscaling."""
+
+_ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
+_RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
 
 
 def allow_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -8,3 +18,78 @@ def allow_shared_flags(parser: argparse.ArgumentParser) -> None:
     # The second is where argparse keeps the options that are in no group; it has no public name for it.
     for container in (parser, parser._optionals):
         container.conflict_handler = "resolve"
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images are scored, whatever they come from."""
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=DEFAULT_ALPHA,
+        help="call an image likely_ai where its p-value is at most this: about the share of real images that may"
+        " be called so in error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where the network runs; auto takes CUDA where there is one; rows and manifest say which it was"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="of the network's arithmetic; bfloat16 is taken only where it keeps the scores, which is tried when the"
+        " detector is loaded; rows and manifest say which it was (default: %(default)s)",
+    )
+
+
+def add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a service's workers have where they score."""
+    service = parser.add_argument_group("workers of a service", "of the steps that read and score, and no other")
+    service.add_argument(
+        "--accelerator",
+        type=_accelerator,
+        metavar="SPEC",
+        help="GPU of each worker: type:nvidia-tesla-t4;count:1;install-nvidia-driver; the network must then run on"
+        " it: a worker that sees none stops",
+    )
+    service.add_argument("--scoring_ram", type=_ram, metavar="SIZE", help="least memory of a worker: 13GB")
+
+
+def _accelerator(text: str) -> str:
+    if not _ACCELERATOR.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not like 'type:nvidia-tesla-t4;count:1;install-nvidia-driver' (quote it: a shell ends its"
+            " command at a semicolon)"
+        )
+    return text
+
+
+def _ram(text: str) -> str:
+    if not _RAM.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 13GB or 12GiB")
+    return text
+
+
+def scoring_hints(options: argparse.Namespace) -> dict[str, str]:
+    """Beam resource hints of the steps that read and score.
+
+    Both have the same ones, so that a runner fuses them: images go from one to the other in memory, while the refs
+    before them are shuffled.
+    """
+    hints = {"accelerator": options.accelerator, "min_ram": options.scoring_ram}
+    return {name: value for name, value in hints.items() if value}
+
+
+def scoring_device(options: argparse.Namespace) -> str:
+    """Where the network must run.
+
+    Raises:
+        ValueError: a GPU is asked for and refused.
+    """
+    if options.accelerator and options.device == "cpu":
+        raise ValueError("--accelerator asks for a GPU, --device cpu for none: leave one of them out")
+    # A GPU asked for must be used: were `auto` to fall back, a whole fleet of them would idle.
+    return "cuda" if options.accelerator else options.device

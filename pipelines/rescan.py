@@ -10,7 +10,6 @@ The nightly form skips what an earlier run settled: add --skip_unchanged gs://bu
 
 import argparse
 import datetime
-import re
 import sys
 from collections.abc import Sequence
 
@@ -21,19 +20,21 @@ from apache_beam.runners.runner import PipelineResult
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
 from mdmf_ops.beam.storage import absolute
-from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.progress import Progress
-from pipelines.options import allow_shared_flags
+from pipelines.options import (
+    add_detector_arguments,
+    add_service_arguments,
+    allow_shared_flags,
+    scoring_device,
+    scoring_hints,
+)
 
 _RECORDED = (
     *("input", "input_list", "list_column", "suffix", "min_bytes", "max_bytes", "changed_since", "sample"),
     *("sample_seed", "skip_unchanged", "assets", "alpha", "device", "num_shards", "max_failed_fraction"),
-    *("accelerator", "scoring_ram"),
+    *("accelerator", "scoring_ram", "precision"),
 )
 """Options that a manifest keeps: what a run was asked to do."""
-
-_ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
-_RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
 
 
 class RescanOptions(PipelineOptions):
@@ -50,40 +51,7 @@ class RescanOptions(PipelineOptions):
             help="file, folder (every file under it) or glob (** crosses folders), local or gs://; may be repeated",
         )
         add_scan_arguments(parser)
-        service = parser.add_argument_group("workers of a service", "of the steps that read and score, and no other")
-        service.add_argument(
-            "--accelerator",
-            type=_accelerator,
-            metavar="SPEC",
-            help="GPU of each worker: type:nvidia-tesla-t4;count:1;install-nvidia-driver; the network must then run on"
-            " it: a worker that sees none stops",
-        )
-        service.add_argument("--scoring_ram", type=_ram, metavar="SIZE", help="least memory of a worker: 13GB")
-
-
-def _accelerator(text: str) -> str:
-    if not _ACCELERATOR.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not like 'type:nvidia-tesla-t4;count:1;install-nvidia-driver' (quote it: a shell ends its"
-            " command at a semicolon)"
-        )
-    return text
-
-
-def _ram(text: str) -> str:
-    if not _RAM.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 13GB or 12GiB")
-    return text
-
-
-def scoring_hints(options: RescanOptions) -> dict[str, str]:
-    """Beam resource hints of the steps that read and score.
-
-    Both have the same ones, so that a runner fuses them: images go from one to the other in memory, while the refs
-    before them are shuffled.
-    """
-    hints = {"accelerator": options.accelerator, "min_ram": options.scoring_ram}
-    return {name: value for name, value in hints.items() if value}
+        add_service_arguments(parser)
 
 
 def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,19 +68,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--assets", metavar="DIR", help="folder of the detector, local or gs:// (default: the embedded micro)"
     )
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        default=DEFAULT_ALPHA,
-        help="call an image likely_ai where its p-value is at most this: about the share of real images that may"
-        " be called so in error (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="where the network runs; auto takes CUDA where there is one (default: %(default)s)",
-    )
+    add_detector_arguments(parser)
     parser.add_argument(
         "--skip_unchanged",
         metavar="PREVIOUS_OUTPUT",
@@ -217,9 +173,14 @@ def build(
         split = refs | "SkipUnchanged" >> SkipUnchanged(options.skip_unchanged, run, options.assets)
         refs, skipped = split.changed, split.skipped
     hints = scoring_hints(options)
-    # A GPU asked for must be used: were `auto` to fall back, a whole fleet of them would idle.
-    device = "cuda" if options.accelerator else options.device
-    scoring = ScoreImages(run, assets=options.assets, alpha=options.alpha, device=device, progress=progress)
+    scoring = ScoreImages(
+        run,
+        assets=options.assets,
+        alpha=options.alpha,
+        device=scoring_device(options),
+        precision=options.precision,
+        progress=progress,
+    )
     rows = (
         refs
         # What lists and skips must not be fused into workers with a GPU.
@@ -244,8 +205,7 @@ def launch(options: RescanOptions, progress: Progress | None = None) -> tuple[Ru
         raise ValueError("no input: name at least one file, folder, glob or list")
     if not options.output:
         raise ValueError("no --output: name the folder of the Parquet dataset")
-    if options.accelerator and options.device == "cpu":
-        raise ValueError("--accelerator asks for a GPU, --device cpu for none: leave one of them out")
+    scoring_device(options)
     options.input = [absolute(source) for source in options.input]
     options.input_list = [absolute(path) for path in options.input_list]
     options.skip_unchanged = options.skip_unchanged and absolute(options.skip_unchanged)

@@ -17,20 +17,28 @@ from functools import partial
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineResult
 
 from mdmf_ops.beam.alerts import Alerts, Errors
-from mdmf_ops.beam.current import CHECK_S, DetectorOptions, current_id
+from mdmf_ops.beam.current import current_id, named_id
 from mdmf_ops.beam.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
+from mdmf_ops.beam.load import CHECK_S, DetectorOptions
 from mdmf_ops.beam.local import SUBSCRIPTION, acknowledge, install
 from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
-from mdmf_ops.detector import DEFAULT_ALPHA, Verdict
-from pipelines.options import allow_shared_flags
+from mdmf_ops.detector import Verdict
+from pipelines.options import (
+    STREAMING_RIGHT_FITTING,
+    add_detector_arguments,
+    add_service_arguments,
+    allow_shared_flags,
+    scoring_device,
+    scoring_hints,
+)
 
 _LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
 
@@ -42,6 +50,7 @@ class StreamOptions(PipelineOptions):
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         allow_shared_flags(parser)
         add_stream_arguments(parser)
+        add_service_arguments(parser)
 
 
 def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,19 +106,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read the pointer again after so many seconds (default: %(default)s)",
     )
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        default=DEFAULT_ALPHA,
-        help="call an image likely_ai where its p-value is at most this: about the share of real images that may"
-        " be called so in error (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="where the network runs; auto takes CUDA where there is one (default: %(default)s)",
-    )
+    add_detector_arguments(parser)
     parser.add_argument(
         "--local_root",
         metavar="DIR",
@@ -159,14 +156,23 @@ def start_stream(output: str) -> Run:
 def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:
     """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
     windows = windows_of(options)
-    detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
+    hints = scoring_hints(options)
+    detector = DetectorOptions(
+        options.assets, options.alpha, scoring_device(options), options.precision, check_s=options.pointer_s
+    )
+    # With GPUs asked for, the workers that remember are others than those that score.
+    detector_id = partial(named_id if options.accelerator else current_id, detector)
     read = messages | "Read" >> ReadMessages(options.local_root)
-    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=is_local(options))
+    once = read.refs | "Once" >> Once(detector_id, options.horizon_s, in_process=is_local(options))
+    windowed = once.refs | "Window" >> windows.into()
+    if options.accelerator:
+        # What parses and remembers must not be fused into workers with a GPU.
+        windowed = windowed | "SpreadRefs" >> beam.Reshuffle()
+    scoring = ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
     scored = (
-        once.refs
-        | "Window" >> windows.into()
-        | "Fetch" >> FetchImages(detector.limits)
-        | "Score" >> ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
+        windowed
+        | "Fetch" >> FetchImages(detector.limits).with_resource_hints(**hints)
+        | "Score" >> scoring.with_resource_hints(**hints)
     )
     if options.alert_topic:
         alerts = scored | "Alerts" >> Alerts(stream, windows, options.verdicts.split(","))
@@ -190,9 +196,12 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
         raise ValueError("no --subscription: name where messages come from (or a --topic, for a trial)")
     if not options.output:
         raise ValueError("no --output: name the folder of the Parquet dataset")
+    scoring_device(options)
     options.assets = options.assets and absolute(options.assets)
     options.local_root = options.local_root and absolute(options.local_root)
     options.view_as(StandardOptions).streaming = True
+    if options.accelerator:
+        options.view_as(DebugOptions).add_experiment(STREAMING_RIGHT_FITTING)
     stream = start_stream(options.output)
     pipeline = beam.Pipeline(options=options)
     messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)

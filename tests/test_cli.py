@@ -1,6 +1,7 @@
 """The command as a person runs it: in its own process, on every core."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def test_scan_shows_each_image_of_a_small_run_and_where_the_parquet_is(images, t
     assert done.returncode == 0, done.stderr
     assert "day0/image00000.jpeg" in done.stdout
     assert "failed: " in done.stdout
+    assert re.search(r"^device +(cpu|cuda .+) 8$", done.stdout, re.MULTILINE)
+    assert re.search(r"^precision +float32 8$", done.stdout, re.MULTILINE)
     assert str(tmp_path / "out") in done.stdout
 
 

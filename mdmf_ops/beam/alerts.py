@@ -6,6 +6,7 @@ The alert is described in docs/alert.schema.json. A service may deliver either t
 import datetime
 import json
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage
@@ -38,7 +39,10 @@ class Alerts(beam.PTransform):
         super().__init__()
         self._stream, self._windows, self._verdicts = stream, windows, frozenset(verdicts)
 
-    def expand(self, scored):
+    def display_data(self) -> dict[str, Any]:
+        return {"stream_id": self._stream.run_id, "verdicts": ",".join(sorted(self._verdicts))}
+
+    def expand(self, scored: beam.PCollection[Scored]) -> beam.PCollection[PubsubMessage]:
         return (
             scored
             | "ChosenVerdicts" >> beam.Filter(_is_chosen, self._verdicts)
@@ -74,7 +78,7 @@ def make_alert(scored: Scored, stream: Run, windows: Windows) -> PubsubMessage:
 class Errors(beam.PTransform):
     """`Scored` to the messages whose image failed, as they were published, with the reason as attributes."""
 
-    def expand(self, scored):
+    def expand(self, scored: beam.PCollection[Scored]) -> beam.PCollection[PubsubMessage]:
         return scored | "Failed" >> beam.ParDo(_FailedDoFn()).with_output_types(PubsubMessage)
 
 

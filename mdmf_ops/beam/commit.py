@@ -26,7 +26,7 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
-_COUNTED = ("status", "verdict", "error_code", "detector_id")
+_COUNTED = ("status", "verdict", "error_code", "detector_id", "device", "precision")
 _TIMED = ("decode_us", "score_us")
 
 

@@ -8,53 +8,25 @@ is read once (its periodic sources do not stream there); and a path that does no
 a service then retries without end, where a moderation queue must go on with the detector that it has.
 """
 
-import contextlib
 import logging
 import posixpath
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 from apache_beam.metrics import Metrics
 
 from mdmf_ops.beam.image import NAMESPACE
+from mdmf_ops.beam.load import DetectorOptions, read_id
 from mdmf_ops.beam.storage import exists, is_gcs, open_file
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Limits
-from model_assets import MANIFEST, AssetError, listed_files
+from mdmf_ops.detector import Scorer
+from model_assets import MANIFEST, AssetError
 
-CHECK_S = 10.0
 _MAX_POINTER_BYTES = 4096
-_CHUNK_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DetectorOptions:
-    """What a worker needs to load its detector.
-
-    Attributes:
-        assets: folder of the detector or pointer to it, local or gs://; None is the embedded one.
-        alpha: level of the verdict.
-        device: `auto`, `cpu` or `cuda`.
-        limits: what is refused before decoding.
-        check_s: how often a pointer is read, in seconds.
-    """
-
-    assets: str | None = None
-    alpha: float = DEFAULT_ALPHA
-    device: str = "auto"
-    limits: Limits = field(default_factory=Limits)
-    check_s: float = CHECK_S
-
-    def load(self, folder: str | None) -> Detector:
-        """Loads the detector in a folder. Raises what `Detector.load` does, and OSError."""
-        with local_copy(folder) as local:
-            return Detector.load(local, alpha=self.alpha, device=self.device, limits=self.limits)
 
 
 class CurrentDetector:
@@ -76,7 +48,7 @@ class CurrentDetector:
         self._swaps = Metrics.counter(NAMESPACE, "detector_swaps")
         self._rejections = Metrics.counter(NAMESPACE, "detector_rejections")
 
-    def get(self) -> Detector:
+    def get(self) -> Scorer:
         """The detector that scores now."""
         # While one thread loads a new detector, the others go on with the old.
         due = self._pointer and self._clock() - self._checked_s >= self._options.check_s
@@ -129,6 +101,24 @@ def current_id(options: DetectorOptions) -> str:
     return current_detector(options).get().assets.detector_id
 
 
+_NAMED: dict[str | None, str] = {}
+
+
+def named_id(options: DetectorOptions) -> str:
+    """Id of the detector that is named now, from its manifest alone: for workers that do not score."""
+    try:
+        _NAMED[options.assets] = _read_named(options.assets, int(time.monotonic() // max(options.check_s, 1)))
+    except Exception:  # as where they do score: what was named before holds until the pointer is mended
+        if options.assets not in _NAMED:
+            raise
+    return _NAMED[options.assets]
+
+
+@lru_cache(maxsize=4)
+def _read_named(assets: str | None, _when: int) -> str:
+    return read_id(read_pointer(assets) if assets and is_pointer(assets) else assets)
+
+
 def is_pointer(assets: str) -> bool:
     """Whether `assets` is a pointer file and not a detector's folder."""
     return exists(assets) and not exists(posixpath.join(assets, MANIFEST)) if is_gcs(assets) else Path(assets).is_file()
@@ -151,25 +141,3 @@ def read_pointer(pointer: str) -> str:
     if len(content) > _MAX_POINTER_BYTES or not folder or any(line.strip() for line in lines[1:]):
         raise AssetError(f"{pointer}: expected one line that names a detector's folder, found {content[:80]!r}")
     return folder if is_gcs(folder) else posixpath.join(posixpath.dirname(pointer), folder)
-
-
-@contextlib.contextmanager
-def local_copy(folder: str | None) -> Iterator[str | None]:
-    """A folder where the loader can read it: one in a bucket is copied file by file, as its manifest lists them."""
-    if folder is None or not is_gcs(folder):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="mdmf-assets-") as local:
-        _download(folder, MANIFEST, local)
-        for name, size_bytes in listed_files(local).items():
-            _download(folder, name, local, size_bytes)
-        yield local
-
-
-def _download(folder: str, name: str, local: str, max_bytes: int = 1 << 20) -> None:
-    with open_file(f"{folder.rstrip('/')}/{name}") as source, open(Path(local, name), "wb") as copy:
-        while chunk := source.read(_CHUNK_BYTES):
-            max_bytes -= len(chunk)
-            if max_bytes < 0:
-                raise AssetError(f"{folder}/{name}: larger than its manifest says")
-            copy.write(chunk)

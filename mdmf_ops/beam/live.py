@@ -11,8 +11,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.pvalue import TaggedOutput
 
-from mdmf_ops.beam.current import CurrentDetector, DetectorOptions, current_detector
+from mdmf_ops.beam.current import CurrentDetector, current_detector
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import DetectorHandler, Row
@@ -44,8 +45,12 @@ class ReadMessages(beam.PTransform):
         super().__init__()
         self._local_root = local_root
 
-    def expand(self, messages):
-        return messages | "Parse" >> beam.ParDo(_ParseDoFn(self._local_root)).with_outputs(SKIPPED, main="refs")
+    def display_data(self) -> dict[str, Any]:
+        return {"local_root": self._local_root or "none"}
+
+    def expand(self, messages: beam.PCollection[PubsubMessage]):
+        parse = beam.ParDo(_ParseDoFn(self._local_root)).with_output_types(ImageRef, **{SKIPPED: str})
+        return messages | "Parse" >> parse.with_outputs(SKIPPED, main="refs")
 
 
 class _ParseDoFn(beam.DoFn):
@@ -88,8 +93,13 @@ class ScoreMessages(beam.PTransform):
     def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S):
         super().__init__()
         self._handler = _LiveHandler(stream, detector, batch_wait_s)
+        wait = "within a bundle" if batch_wait_s is None else batch_wait_s
+        self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
-    def expand(self, images):
+    def display_data(self) -> dict[str, Any]:
+        return self._shown
+
+    def expand(self, images: beam.PCollection[Image]) -> beam.PCollection[Scored]:
         return images | "Score" >> RunInference(self._handler).with_output_types(Scored)
 
 
@@ -97,8 +107,7 @@ class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
     def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None):
-        super().__init__(stream, options.assets, options.alpha, options.device, options.limits)
-        self._options = options
+        super().__init__(stream, options)
         self._batch_wait_s = batch_wait_s
 
     def batch_elements_kwargs(self) -> dict[str, Any]:

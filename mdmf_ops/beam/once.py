@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
@@ -46,17 +47,20 @@ class Once(beam.PTransform):
     def __init__(self, detector_id: Callable[[], str], horizon_s: float = HORIZON_S, *, in_process: bool = False):
         super().__init__()
         self._memory = _Memory(detector_id, horizon_s)
+        self._horizon_s = horizon_s
         self._in_process = in_process
 
-    def expand(self, refs):
+    def display_data(self) -> dict[str, Any]:
+        return {"horizon_s": self._horizon_s, "in_process": self._in_process}
+
+    def expand(self, refs: beam.PCollection[ImageRef]):
         if self._in_process:
             first = beam.ParDo(_InProcessDoFn(self._memory))
         else:
             refs = refs | "KeyByBucket" >> beam.Map(_with_bucket).with_output_types(tuple[int, ImageRef])
             first = beam.ParDo(_InStateDoFn(self._memory))
-        split = refs | "First" >> first.with_outputs(DUPLICATES, main="refs")
-        split.refs.element_type = ImageRef
-        return split
+        first = first.with_output_types(ImageRef, **{DUPLICATES: str})
+        return refs | "First" >> first.with_outputs(DUPLICATES, main="refs")
 
 
 def _digest(*parts: object) -> bytes:
@@ -104,7 +108,11 @@ class _InStateDoFn(beam.DoFn):
     def __init__(self, memory: _Memory):
         self._memory = memory
 
-    def process(self, keyed: tuple[int, ImageRef], seen_state=beam.DoFn.StateParam(SEEN)):  # noqa: B008
+    def process(
+        self,
+        keyed: tuple[int, ImageRef],
+        seen_state=beam.DoFn.StateParam(SEEN),  # noqa: B008
+    ) -> Iterator[ImageRef]:
         seen = seen_state.read() or {}
         yield from self._memory.pass_first(keyed[1], seen)
         seen_state.write(seen)

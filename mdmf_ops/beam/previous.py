@@ -13,8 +13,8 @@ from apache_beam.pvalue import TaggedOutput
 
 import model_assets
 from mdmf_ops.beam.commit import read_manifests
-from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
+from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import open_file
 from mdmf_ops.detector import ErrorCode
@@ -120,7 +120,10 @@ class SkipUnchanged(beam.PTransform):
         super().__init__()
         self._previous, self._run, self._assets = previous.rstrip("/") or "/", run, assets
 
-    def expand(self, refs):
+    def display_data(self) -> dict[str, Any]:
+        return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}
+
+    def expand(self, refs: beam.PCollection[ImageRef]):
         but_run = self._run.run_id if self._previous == self._run.output else ""
         seen = (
             refs.pipeline
@@ -133,5 +136,8 @@ class SkipUnchanged(beam.PTransform):
         return (
             {"refs": by_uri, "seen": seen}
             | beam.CoGroupByKey()
-            | "Skip" >> beam.ParDo(_SkipDoFn(self._assets)).with_outputs("skipped", main="changed")
+            | "Skip"
+            >> beam.ParDo(_SkipDoFn(self._assets))
+            .with_output_types(ImageRef, skipped=str)
+            .with_outputs("skipped", main="changed")
         )

@@ -6,9 +6,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import WindowedValue
 
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
@@ -131,7 +134,10 @@ class FetchImages(beam.PTransform):
         super().__init__()
         self._limits = limits or Limits()
 
-    def expand(self, refs):
+    def display_data(self) -> dict[str, Any]:
+        return asdict(self._limits)
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[Image]:
         return refs | "Fetch" >> beam.ParDo(_FetchDoFn(self._limits)).with_output_types(Image)
 
 
@@ -142,5 +148,8 @@ class ReadImages(beam.PTransform):
         super().__init__()
         self._sources, self._limits = sources, limits
 
-    def expand(self, pbegin):
+    def display_data(self) -> dict[str, Any]:
+        return {"sources": " ".join(self._sources)}
+
+    def expand(self, pbegin: PBegin) -> beam.PCollection[Image]:
         return pbegin | MatchImages(self._sources) | FetchImages(self._limits)

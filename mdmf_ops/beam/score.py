@@ -10,11 +10,13 @@ import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import NAMESPACE, Image
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ImageError, Limits, Score
+from mdmf_ops.detector import DEFAULT_ALPHA, ImageError, Limits, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
+from mdmf_ops.detector.precision import PRECISIONS
+from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.progress import Progress
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
@@ -35,6 +37,7 @@ class ScoreImages(beam.PTransform):
         assets: folder of the detector, local or gs://; None is the embedded one.
         alpha: level of the verdict.
         device: `auto`, `cpu` or `cuda`.
+        precision: `float32`, or `bfloat16` where that keeps the scores; see `mdmf_ops.detector.precision`.
         limits: what is refused before decoding.
         progress: where to count what was scored, for a terminal on this machine.
     """
@@ -46,35 +49,29 @@ class ScoreImages(beam.PTransform):
         assets: str | None = None,
         alpha: float = DEFAULT_ALPHA,
         device: str = "auto",
+        precision: str = PRECISIONS[0],
         limits: Limits | None = None,
         progress: Progress | None = None,
     ):
         super().__init__()
-        self._handler = DetectorHandler(run, assets, alpha, device, limits or Limits(), progress)
-        self._shown = {"run_id": run.run_id, "assets": assets or "embedded", "alpha": alpha, "device": device}
+        options = DetectorOptions(assets, alpha, device, precision, limits or Limits())
+        self._handler = DetectorHandler(run, options, progress)
+        self._shown = {"run_id": run.run_id, **options.shown()}
 
     def display_data(self) -> dict[str, Any]:
         return self._shown
 
-    def expand(self, images):
+    def expand(self, images: beam.PCollection[Image]) -> beam.PCollection[Row]:
         return images | "Score" >> RunInference(self._handler).with_output_types(Row)
 
 
-class DetectorHandler(ModelHandler[Image, Row, Detector]):
-    """Loads the detector once per worker process and turns each image into a row, errors included.
+class DetectorHandler(ModelHandler[Image, Row, Scorer]):
+    """Loads the detector once per worker process, or once for all that share a GPU, and turns each image into a row.
 
     A failed image never fails its batch: RunInference would dead-letter all of it.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        assets: str | None,
-        alpha: float,
-        device: str,
-        limits: Limits,
-        progress: Progress | None = None,
-    ):
+    def __init__(self, run: Run, options: DetectorOptions, progress: Progress | None = None):
         super().__init__(
             # A fixed size: with a growing one, an image of more than one unit would close an empty batch.
             min_batch_size=_BATCH_SIZE,
@@ -82,25 +79,22 @@ class DetectorHandler(ModelHandler[Image, Row, Detector]):
             element_size_fn=_batch_units,
         )
         self._run = run
-        self._assets = assets
-        self._alpha = alpha
-        self._device = device
-        self._limits = limits
+        self._options = options
         self._progress = progress
 
-    def load_model(self) -> Detector:
+    def load_model(self) -> Scorer:
         # Two torch threads that contend for a core are 40 times slower than one: a worker process is a thread.
         torch.set_num_threads(1)
-        with local_copy(self._assets) as folder:
-            return Detector.load(folder, alpha=self._alpha, device=self._device, limits=self._limits)
+        return self._options.load(self._options.assets)
 
     def run_inference(
-        self, batch: Sequence[Image], model: Detector, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Image], model: Scorer, inference_args: dict[str, Any] | None = None
     ) -> list[Row]:
         rows = []
+        scores = model.scores([image.content for image in batch if image.error is None])
         for image in batch:
-            result = image.error or model.score([image.content])[0]
-            _count(result)
+            result = image.error or next(scores)
+            _count(result, model.terms.device)
             rows.append(make_row(image, result, model, self._run))
             if self._progress:
                 self._progress.add("done")
@@ -121,17 +115,18 @@ def _batch_units(image: Image) -> int:
     return min(1 + _content_bytes(image) // _BATCH_UNIT_BYTES, _BATCH_SIZE)
 
 
-def _count(result: Score | ImageError) -> None:
+def _count(result: Score | ImageError, device: str) -> None:
     """Metrics of one image, counted where the work happens."""
     if isinstance(result, ImageError):
         Metrics.counter(NAMESPACE, f"images_failed_{result.code.value}").inc()
     else:
         Metrics.counter(NAMESPACE, "images_scored").inc()
+        Metrics.counter(NAMESPACE, f"images_scored_on_{device.split()[0]}").inc()
         Metrics.distribution(NAMESPACE, "decode_us").update(result.decode_us)
         Metrics.distribution(NAMESPACE, "score_us").update(result.score_us)
 
 
-def make_row(image: Image, result: Score | ImageError, detector: Detector, run: Run) -> Row:
+def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Run) -> Row:
     """The row of one image, every field of the schema set."""
     ref, content = image.ref, image.content
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
@@ -156,7 +151,7 @@ def make_row(image: Image, result: Score | ImageError, detector: Detector, run: 
         "schema_version": SCHEMA_VERSION,
         "attributes": list(ref.attributes.items()),
     }
-    return row | _scored(result) if isinstance(result, Score) else _failed(result) | row
+    return row | _scored(result, detector.terms) if isinstance(result, Score) else _failed(result) | row
 
 
 def _failed(error: ImageError) -> Row:
@@ -164,7 +159,7 @@ def _failed(error: ImageError) -> Row:
     return unknown | {"status": "failed", "error_code": error.code.value, "error_message": error.message}
 
 
-def _scored(score: Score) -> Row:
+def _scored(score: Score, terms: Terms) -> Row:
     plan = score.plan
     return {
         "status": "scored",
@@ -186,6 +181,8 @@ def _scored(score: Score) -> Row:
         ],
         "patch_evidence": score.evidence,
         "calibration_id": score.calibration_id,
+        "device": terms.device,
+        "precision": terms.precision,
         "decode_us": score.decode_us,
         "score_us": score.score_us,
     }

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
 from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
@@ -295,7 +295,7 @@ class MatchImages(beam.PTransform):
     def display_data(self) -> dict[str, str]:
         return {"sources": " ".join(self._sources), "lists": " ".join(self._lists)}
 
-    def expand(self, pbegin):
+    def expand(self, pbegin: PBegin) -> beam.PCollection[ImageRef]:
         listed = (
             pbegin
             | "Sources" >> beam.Create(self._sources, reshuffle=False)

@@ -40,7 +40,8 @@ WINDOW_FOLDER, DRIFT_FOLDER = "_windows", "_drift"
 LATENESS_S = 31 * 24 * 3600
 """As long as a topic can keep a message: nothing is too late for a row."""
 
-_LATE_WAIT_S = 60
+LATE_WAIT_S = 60
+"""Late images of a window wait so long for each other, to share a file."""
 
 WRITTEN = "written"
 
@@ -66,7 +67,7 @@ class Windows:
     def into(self) -> beam.WindowInto:
         """Windows that close by the watermark. A pane of 100,000 rows does not wait for it; late rows wait for each
         other, so that a trickle of them does not make a file each."""
-        late = AfterProcessingTime(min(self.size_s, _LATE_WAIT_S))
+        late = AfterProcessingTime(min(self.size_s, LATE_WAIT_S))
         return self._into(AfterWatermark(early=AfterCount(ROWS_PER_FILE), late=late))
 
     def into_closed(self) -> beam.WindowInto:
@@ -126,12 +127,20 @@ class WriteWindows(beam.PTransform):
         super().__init__()
         self._stream, self._windows = stream, windows
 
-    def expand(self, scored):
+    def display_data(self) -> dict[str, Any]:
+        stream, windows = self._stream, self._windows
+        size = {"window_s": windows.size_s, "num_shards": windows.num_shards}
+        return {"stream_id": stream.run_id, "output": stream.output, **size}
+
+    def expand(self, scored: beam.PCollection[Scored]) -> beam.PCollection[str]:
         written = (
             scored
             | "KeyByShard" >> beam.Map(_with_shard, self._windows).with_output_types(tuple[int, tuple])
             | "GroupShard" >> beam.GroupByKey()
-            | "WritePane" >> beam.ParDo(_WritePaneDoFn(self._stream)).with_outputs(WRITTEN, main="message_ids")
+            | "WritePane"
+            >> beam.ParDo(_WritePaneDoFn(self._stream))
+            .with_output_types(str, **{WRITTEN: _Written})
+            .with_outputs(WRITTEN, main="message_ids")
         )
         _ = (
             written[WRITTEN]

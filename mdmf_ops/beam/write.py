@@ -15,7 +15,7 @@ from mdmf_ops.beam.run import Run
 ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""
 
-_QUANTILES = 1000
+QUANTILES = 1000
 """Finest cut of the URIs, and so the most files of a run whose number is not given: 100 million rows in the usual
 size, and larger files beyond."""
 
@@ -57,19 +57,19 @@ class WriteScores(beam.PTransform):
     def display_data(self) -> dict[str, Any]:
         return {"run_id": self._run.run_id, "output": self._run.output, "num_shards": self._num_shards or "by rows"}
 
-    def expand(self, rows):
+    def expand(self, rows: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
         expected = self._refs | "CountExpected" >> beam.combiners.Count.Globally()
         quantiles = (
             self._refs
             | "Uris" >> beam.Map(lambda ref: ref.uri)
-            | "Quantiles" >> ApproximateQuantiles.Globally(_QUANTILES + 1)
+            | "Quantiles" >> ApproximateQuantiles.Globally(QUANTILES + 1)
         )
-        bounds = expected | "Bounds" >> beam.Map(_bounds, AsSingleton(quantiles), self._num_shards)
+        bounds = expected | "Bounds" >> beam.Map(cut_uris, AsSingleton(quantiles), self._num_shards)
         # Nothing is replaced before the manifest that names it is gone: a side input is waited for.
         retracted = expected | "Retract" >> beam.Map(lambda _expected, run: retract(run), self._run)
         files = (
             rows
-            | "KeyByShard" >> beam.Map(_with_shard, AsSingleton(bounds))
+            | "KeyByShard" >> beam.Map(with_shard, AsSingleton(bounds))
             | "Group" >> beam.GroupByKey()
             | "WriteShard" >> beam.Map(_write, self._run, AsSingleton(bounds), AsSingleton(retracted))
         )
@@ -79,14 +79,15 @@ class WriteScores(beam.PTransform):
         )
 
 
-def _bounds(expected: int, quantiles: list[str], num_shards: int | None) -> list[str]:
+def cut_uris(expected: int, quantiles: list[str], num_shards: int | None) -> list[str]:
     """First URI of every shard but the first: one bound less than there are shards."""
-    num_shards = num_shards or max(1, min(_QUANTILES, -(-expected // ROWS_PER_FILE)))
+    num_shards = num_shards or max(1, min(QUANTILES, -(-expected // ROWS_PER_FILE)))
     last = len(quantiles) - 1
     return [quantiles[last * shard // num_shards] if quantiles else "" for shard in range(1, num_shards)]
 
 
-def _with_shard(row: dict[str, Any], bounds: list[str]) -> tuple[int, dict[str, Any]]:
+def with_shard(row: dict[str, Any], bounds: list[str]) -> tuple[int, dict[str, Any]]:
+    """A row and the shard that its URI falls into."""
     return bisect_right(bounds, row["image_uri"]), row
 
 

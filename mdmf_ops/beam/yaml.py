@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.pvalue import PBegin
 
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
@@ -12,6 +13,7 @@ from mdmf_ops.beam.sources import MatchImages
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.write import WriteScores
 from mdmf_ops.detector import DEFAULT_ALPHA
+from mdmf_ops.detector.precision import PRECISIONS
 
 
 class ScoredImage(NamedTuple):
@@ -45,6 +47,7 @@ class ReadAndScore(beam.PTransform):
         assets: folder of the detector, local or gs://; None is the embedded one.
         alpha: level of the verdict.
         device: `auto`, `cpu` or `cuda`.
+        precision: `float32`, or `bfloat16` where that keeps the scores.
         output: write the rows there too, as one committed run; None writes none.
         run_id: name of that run.
     """
@@ -57,17 +60,23 @@ class ReadAndScore(beam.PTransform):
         device: str = "auto",
         output: str | None = None,
         run_id: str | None = None,
+        precision: str = PRECISIONS[0],
     ):
         super().__init__()
         self._sources = sources
-        self._scoring = {"assets": assets and absolute(assets), "alpha": alpha, "device": device}
+        self._scoring = {
+            "assets": assets and absolute(assets),
+            "alpha": alpha,
+            "device": device,
+            "precision": precision,
+        }
         self._output = output
         self._run = Run.start(absolute(output or "."), run_id)
 
     def display_data(self) -> dict[str, Any]:
         return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}
 
-    def expand(self, pbegin):
+    def expand(self, pbegin: PBegin):
         refs = pbegin | "Match" >> MatchImages(self._sources)
         rows = refs | "Fetch" >> FetchImages() | "Score" >> ScoreImages(self._run, **self._scoring)
         if self._output is None:

@@ -31,15 +31,16 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mdmf_ops.beam.commit import read_manifest, read_manifests
-from mdmf_ops.beam.current import local_copy
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
+from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.beam.storage import absolute, exists, is_gcs, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
+from mdmf_ops.detector.detector import device_name, pick_device
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
 from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
@@ -135,8 +136,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Detector:
+    """Tries what the workers will do, but on the CPU: the memory of a GPU is theirs."""
+    pick_device(arguments.device)
     with local_copy(arguments.assets) as folder:
-        return Detector.load(folder, alpha=arguments.alpha, device=arguments.device)
+        return Detector.load(folder, alpha=arguments.alpha, device="cpu")
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
@@ -149,7 +152,7 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         "files": f"{scan.output}/{scan.data_file(0, 1).rsplit('-', 3)[0]}-*.parquet",
         "manifest": scan.manifest_path,
         "detector_id": detector.assets.detector_id,
-        "device": str(detector.device),
+        "device": device_name(pick_device(arguments.device)),
         "replaces_a_run": exists(scan.manifest_path),
     }
     if arguments.json:

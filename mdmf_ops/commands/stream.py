@@ -32,8 +32,9 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 
 from mdmf_ops.beam import local as beam_local
-from mdmf_ops.beam.current import DetectorOptions, current_detector
+from mdmf_ops.beam.current import current_detector
 from mdmf_ops.beam.image import NAMESPACE
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
@@ -94,7 +95,10 @@ def _check(arguments: argparse.Namespace) -> None:
         absolute(arguments.output)
         windows_of(arguments)
         assets = arguments.assets and absolute(arguments.assets)
-        current_detector(DetectorOptions(assets, arguments.alpha, arguments.device, check_s=arguments.pointer_s))
+        detector = DetectorOptions(
+            assets, arguments.alpha, arguments.device, arguments.precision, check_s=arguments.pointer_s
+        )
+        current_detector(detector)
     except Exception as error:  # AssetError, ValueError, OSError, or what a bucket answers
         raise UsageError(str(error)) from error
     _check_pubsub(arguments)

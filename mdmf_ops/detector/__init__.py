@@ -11,8 +11,9 @@ Example::
 
 from mdmf_ops.detector.calibration import Calibration, Verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
-from mdmf_ops.detector.detector import DEFAULT_ALPHA, Detector, Score
+from mdmf_ops.detector.detector import Detector
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Score, Scorer
 
 __all__ = [
     "DEFAULT_ALPHA",
@@ -23,6 +24,7 @@ __all__ = [
     "ImageError",
     "Limits",
     "Score",
+    "Scorer",
     "Verdict",
     "decode",
 ]

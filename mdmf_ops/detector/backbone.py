@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdmf_ops.detector.memory import tiles_at_once
 from mdmf_ops.detector.residuals import RESIDUAL_DIM, residual_statistics
 from mdmf_ops.detector.tiles import TileGeometry
 
@@ -32,6 +33,10 @@ class Backbone(nn.Module):
         """One view of all numbers, where an extractor knows no better."""
         return ((0, self.embedding_dim),)
 
+    def activation_bytes(self, height_px: int, width_px: int) -> int:
+        """The most that one tile takes of an accelerator's memory on its way through, in float32."""
+        raise NotImplementedError
+
     def embed(self, tiles: np.ndarray) -> Tensor:
         """Embeds one image.
 
@@ -43,8 +48,12 @@ class Backbone(nn.Module):
         """
         device = next(self.parameters()).device
         # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
-        at_once = 1 if device.type == "cpu" else len(tiles)
-        return self.in_context(self._embed(torch.from_numpy(tiles), at_once, device))
+        if device.type == "cpu":
+            return self.in_context(self._embed(torch.from_numpy(tiles), 1, device))
+        memory_bytes = torch.cuda.get_device_properties(device).total_memory
+        at_once = min(len(tiles), tiles_at_once(self, *tiles.shape[2:], memory_bytes))
+        # From pinned memory they are copied while the device computes.
+        return self.in_context(self._embed(torch.from_numpy(tiles).pin_memory(), at_once, device))
 
     def in_context(self, patches: Tensor) -> Tensor:
         """(K, f) of all patches of one image -> (K, d): as they are, where an extractor knows no better."""
@@ -54,7 +63,8 @@ class Backbone(nn.Module):
         """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
         while True:
             try:
-                return torch.cat([self(part.to(device)).flatten(0, 2) for part in tiles.split(at_once)])
+                parts = (part.to(device, non_blocking=True) for part in tiles.split(at_once))
+                return torch.cat([self(part).flatten(0, 2) for part in parts])
             except torch.cuda.OutOfMemoryError:
                 if at_once == 1:
                     raise
@@ -91,6 +101,8 @@ class MicroBackbone(Backbone):
         (6, 5, 2, 192, True),
     )
 
+    # Of activations at the widest place, the second block's 96 channels at half the side, padded and not.
+    _BYTES_PER_PX = 256
     geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
     PATCH_DIM = RESIDUAL_DIM + 2 * 40 + 192
     embedding_dim = 3 * PATCH_DIM
@@ -104,6 +116,9 @@ class MicroBackbone(Backbone):
             blocks.append(_InvertedResidual(channels, out_channels, expansion, kernel, stride))
             channels = out_channels
         self.blocks = nn.ModuleList(blocks)
+
+    def activation_bytes(self, height_px: int, width_px: int) -> int:
+        return self._BYTES_PER_PX * height_px * width_px
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, PATCH_DIM) float32."""

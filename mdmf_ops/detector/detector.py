@@ -1,61 +1,37 @@
 """`Detector`: bytes of images to scores, on one device."""
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import contextlib
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import model_assets
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector.backbone import Backbone, make_backbone
 from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
-from mdmf_ops.detector.decode import DecodedImage, Limits, decode
-from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.calibration import Calibration
+from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.mmd import patch_evidence
+from mdmf_ops.detector.precision import PRECISIONS, keeps_scores
+from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Scorer, Terms
 from mdmf_ops.detector.signature import Signature
-from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
 
 BACKBONE_FILE = "backbone.safetensors"
 SIGNATURE_FILE = "signature.safetensors"
 BANK_FILE = "bank.safetensors"
 CALIBRATION_FILE = "calibration.json"
 
-DEFAULT_ALPHA = 0.01
+_MOST_THREADS = 8
+
+_DEVICE_TURN = threading.Lock()
+"""An accelerator is given one image after the other: its memory holds the activations of one, and cuDNN's settings are
+those of the process."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What the detector says of one image.
-
-    Attributes:
-        mmd2: unbiased squared MMD to the bank of real patches, the mean of `evidence`; may be negative.
-        p_value: conformal, in (0, 1].
-        verdict: of the p-value at `alpha`.
-        evidence: (T * grid_rows * grid_cols,) float32, tile by tile, each in raster order.
-        plan: where the tiles lie, in px of the upright image.
-        width_px, height_px: of the upright image; its pixels are not kept.
-        decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0.
-    """
-
-    mmd2: float
-    p_value: float
-    verdict: Verdict
-    alpha: float
-    calibration_id: str
-    evidence: np.ndarray
-    plan: TilePlan
-    width_px: int
-    height_px: int
-    image_format: str
-    jpeg_quality: int | None
-    decode_us: int = 0
-    score_us: int = 0
-
-
-class Detector:
+class Detector(Scorer):
     """Scores images against a bank of real ones. A score depends on the image and the assets alone.
 
     Example::
@@ -77,21 +53,22 @@ class Detector:
         alpha: float = DEFAULT_ALPHA,
         limits: Limits | None = None,
         device: torch.device | str = "cpu",
+        precision: str = PRECISIONS[0],
+        threads: int | None = None,
         assets: model_assets.Assets | None = None,
     ):
-        if not calibration.smallest_p_value <= alpha < 1:
-            raise ValueError(
-                f"alpha={alpha} cannot be told: the p-values of {calibration.strata[0].calibration_id}"
-                f" reach from {calibration.smallest_p_value:.2g} to 1"
-            )
         self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        terms = Terms(backbone.geometry, calibration, device_name(self.device), PRECISIONS[0], assets)
+        super().__init__(terms, alpha, limits, threads or (1 if on_cpu else min(usable_cores(), _MOST_THREADS)))
         self.backbone = backbone.to(self.device).eval()
         self.signature = signature.to(self.device).eval()
         self.bank = Bank(bank.signatures.to(self.device), bank.term.to(self.device))
-        self.calibration = calibration
-        self.alpha = alpha
-        self.limits = limits or Limits()
-        self.assets = assets
+        self._turn = contextlib.nullcontext() if on_cpu else _DEVICE_TURN
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        if precision != PRECISIONS[0] and keeps_scores(self._evidence, precision, terms):
+            self.terms = replace(terms, precision=precision)
 
     @classmethod
     def load(
@@ -101,6 +78,7 @@ class Detector:
         alpha: float = DEFAULT_ALPHA,
         limits: Limits | None = None,
         device: str = "auto",
+        precision: str = PRECISIONS[0],
     ) -> "Detector":
         """Loads a detector from its folder, checked file by file; without a folder, the embedded `micro`.
 
@@ -109,6 +87,8 @@ class Detector:
             alpha: level of the verdict: the rate at which real images may be called `likely_ai`.
             limits: what is refused before decoding.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
+            precision: `float32`, or `bfloat16` where that leaves the scores as they are; see `keeps_scores`. What was
+                taken is in `terms`.
 
         Raises:
             model_assets.AssetError: a file is missing, damaged or does not fit.
@@ -128,65 +108,35 @@ class Detector:
             alpha=alpha,
             limits=limits,
             device=pick_device(device),
+            precision=precision,
             assets=assets,
         )
 
-    def score(self, batch: Sequence[bytes]) -> list[Score | ImageError]:
-        """Scores encoded images: a result or a typed error for each, in the order of the batch."""
-        return [self._score_one(content) for content in batch]
-
-    def _score_one(self, content: bytes) -> Score | ImageError:
-        started_ns = time.perf_counter_ns()
-        try:
-            image = decode(content, self.limits)
-            decoded_ns = time.perf_counter_ns()
-            score = self.score_decoded(image)
-        except ImageError as error:
-            return error
-        except torch.cuda.OutOfMemoryError as error:  # of a single tile
-            return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
-        scored_ns = time.perf_counter_ns()
-        return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
-
-    def score_decoded(self, image: DecodedImage) -> Score:
-        """Scores one decoded image. Raises ImageError where no finite score comes out."""
-        width_px, height_px = image.image.size
-        plan = plan_tiles(height_px, width_px, self.backbone.geometry)
-        evidence = self.evidence(cut_tiles(image.image, plan))
-        mmd2 = float(evidence.mean(dtype=np.float64))
-        if not np.isfinite(mmd2):
-            raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
-        stratum = self.calibration.stratum(evidence.size)
-        p_value = stratum.p_value(mmd2)
-        return Score(
-            mmd2=mmd2,
-            p_value=p_value,
-            verdict=verdict(p_value, self.alpha),
-            alpha=self.alpha,
-            calibration_id=stratum.calibration_id,
-            evidence=evidence,
-            plan=plan,
-            width_px=width_px,
-            height_px=height_px,
-            image_format=image.format,
-            jpeg_quality=image.jpeg_quality,
-        )
-
-    @torch.inference_mode()
     def evidence(self, tiles: np.ndarray) -> np.ndarray:
-        """Evidence of each patch of one image's tiles.
+        """Evidence of each patch of one image's tiles; see `Scorer`.
 
         Images are never batched with each other: the sums of a convolution would depend on the batch.
-
-        Args:
-            tiles: (T, 3, H, W) uint8, from `cut_tiles`.
-
-        Returns:
-            (T * H/p * W/p,) float32, p the side of a patch.
         """
-        signatures = self.signature(self.backbone.embed(tiles))  # (E, K, m)
-        values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)  # (E, K)
-        return values.mean(0).cpu().numpy()
+        return self._evidence(tiles, self.terms.precision)
+
+    @torch.inference_mode()
+    def _evidence(self, tiles: np.ndarray, precision: str) -> np.ndarray:
+        with self._turn, exact_convolutions(self.device):
+            fast = precision != PRECISIONS[0]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+                embeddings = self.backbone.embed(tiles)
+            signatures = self.signature(embeddings.float())  # (E, K, m)
+            values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)  # (E, K)
+            values = values.mean(0)
+        # Work is queued, not done: the next image is queued behind it while this one is waited for.
+        return values.cpu().numpy()
+
+
+def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager:
+    """Has cuDNN keep all of float32, which it rounds to 10 bits (TF32) by default, and sum in one order each time."""
+    if device.type == "cpu":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def load_backbone(assets: model_assets.Assets) -> Backbone:
@@ -233,3 +183,8 @@ def pick_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no CUDA device here; use --device auto or cpu")
     return torch.device(device)
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or `cuda` and the name of the GPU: another one may round otherwise."""
+    return device.type if device.type != "cuda" else f"cuda {torch.cuda.get_device_name(device)}"

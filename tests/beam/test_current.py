@@ -5,7 +5,8 @@ from conftest import copy_detector
 from emulators import Bucket, environment, fake_gcs_server
 
 import model_assets
-from mdmf_ops.beam.current import CurrentDetector, DetectorOptions, is_pointer, read_pointer
+from mdmf_ops.beam.current import CurrentDetector, is_pointer, named_id, read_pointer
+from mdmf_ops.beam.load import DetectorOptions, read_id
 from model_assets import AssetError
 
 
@@ -96,6 +97,26 @@ def test_a_pointer_names_a_folder_beside_itself_or_anywhere(tmp_path):
         assert read_pointer(str(pointer)) == folder
 
 
+def test_workers_that_do_not_score_go_by_the_manifest_alone_and_keep_the_last_that_was_whole(two, monkeypatch):
+    pointer, first, second = two
+    clock = Clock()
+    monkeypatch.setattr("mdmf_ops.beam.current.time.monotonic", clock)
+    # Never loaded: there is no such device here, and no bank.
+    options = DetectorOptions(str(pointer), device="cuda", check_s=10)
+    for name in ("one", "two"):
+        (pointer.parent / name / "bank.safetensors").unlink()
+    assert named_id(options) == first
+    pointer.write_text("two\n")
+    assert named_id(options) == first
+    clock.now_s = 10
+    assert named_id(options) == second
+    pointer.write_text("nowhere\n")
+    clock.now_s = 20
+    assert named_id(options) == second
+    with pytest.raises(AssetError):
+        named_id(DetectorOptions(str(pointer.parent / "nowhere")))
+
+
 def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
     pointer, first, second = two
     with fake_gcs_server() as url, environment(url):
@@ -106,6 +127,7 @@ def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
         assert is_pointer(bucket.uri("current")) and not is_pointer(bucket.uri("one"))
         folder = CurrentDetector(DetectorOptions(bucket.uri("two"), device="cpu"))
         assert folder.get().assets.detector_id == second
+        assert read_id(bucket.uri("one")) == first
         current = CurrentDetector(DetectorOptions(bucket.uri("current"), device="cpu", check_s=0))
         assert current.get().assets.detector_id == first
         bank = bucket.get("two/bank.safetensors")

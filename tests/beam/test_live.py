@@ -15,8 +15,8 @@ from apache_beam.transforms.window import TimestampedValue
 from conftest import BROKEN, encode, photo
 
 from mdmf_ops.beam import FetchImages, Run
-from mdmf_ops.beam.current import DetectorOptions
 from mdmf_ops.beam.live import SKIPPED, ReadMessages, ScoreMessages, _LiveHandler
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.windows import Windows
 from mdmf_ops.detector import Detector
 

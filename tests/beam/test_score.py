@@ -1,18 +1,22 @@
 """Images to rows: what the detector says, one row for each image, whatever else is in its batch."""
 
 import hashlib
+from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that
-from conftest import BROKEN, encode, photo
+from conftest import BROKEN, encode, photo, write_images
 
 from mdmf_ops.beam import Image, Run, ScoreImages
+from mdmf_ops.beam.commit import read_manifest
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError
+from mdmf_ops.detector.detector import device_name, pick_device
 from mdmf_ops.schema import to_table
+from pipelines import rescan
 
 RUN = Run("/out", "test", "2026-01-02", "2026-01-02T00:00:00+00:00")
 
@@ -67,6 +71,33 @@ def test_a_row_says_how_to_find_and_dispute_it(detector):
     patches = len(row["tiles"]) * row["grid_rows"] * row["grid_cols"]
     assert len(row["patch_evidence"]) == patches
     assert np.mean(row["patch_evidence"], dtype=np.float64) == pytest.approx(row["mmd2"])
+
+
+def test_a_row_says_where_and_how_exactly_its_score_was_computed(detector):
+    content = encode(photo(1), "PNG")
+    image = Image(ImageRef("/in/a.png"), content)
+    [score] = detector.score([content])
+    row = make_row(image, score, detector, RUN)
+    assert (row["device"], row["precision"]) == ("cpu", "float32")
+    elsewhere = Detector.load(device="cpu")
+    elsewhere.terms = replace(elsewhere.terms, device="cuda Tesla T4", precision="bfloat16")
+    row = make_row(image, score, elsewhere, RUN)
+    assert (row["device"], row["precision"]) == ("cuda Tesla T4", "bfloat16")
+    row = make_row(image, ImageError(ErrorCode.CORRUPT, "bad"), elsewhere, RUN)
+    assert (row["device"], row["precision"]) == (None, None)
+
+
+def test_the_device_that_auto_took_is_a_metric_and_in_the_manifest(tmp_path):
+    images = write_images(tmp_path / "in", good=5, broken=2)
+    run, result = rescan.launch(
+        rescan.RescanOptions([], input=[str(images)], output=str(tmp_path), runner="FnApiRunner")
+    )
+    result.wait_until_finish()
+    device = device_name(pick_device("auto"))
+    counts = read_manifest(run)["counts"]
+    assert (counts["device"], counts["precision"]) == ({device: 5}, {"float32": 5})
+    counters = {m.key.metric.name: m.committed for m in result.metrics().query()["counters"]}
+    assert counters[f"images_scored_on_{device.split()[0]}"] == counters["images_scored"] == 5
 
 
 def test_row_id_is_the_content_under_the_detector(detector):

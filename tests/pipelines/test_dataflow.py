@@ -1,15 +1,17 @@
-"""The rescan as the job that Dataflow would be given. The service cannot be had here: the graph is made and read."""
+"""Rescan and stream as the jobs that Dataflow would be given. It cannot be had here: the graphs are made and read."""
 
 import json
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.portability.api import beam_runner_api_pb2
 from emulators import Bucket, environment, fake_gcs_server
 
 from mdmf_ops.beam import Run
-from pipelines import rescan
+from pipelines import rescan, stream
+from pipelines.options import STREAMING_RIGHT_FITTING
 
 ACCELERATOR = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 IMAGE = "us-central1-docker.pkg.dev/project-x/mdmf/gpu:1"
@@ -18,29 +20,42 @@ STEPS = (Path(__file__).parent / "rescan_steps.txt").read_text().split()
 """Names that a service keeps: metrics, alerts and an update of a running job go by them. Change them knowingly."""
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The graph of a nightly rescan on GPUs, and the job that names it."""
+SERVICE = [
+    *("--runner=DataflowRunner", "--project=project-x", "--region=us-central1", "--sdk_location=container"),
+    *("--temp_location=gs://job-bucket/tmp", "--staging_location=gs://job-bucket/staging"),
+    *("--max_num_workers=20", "--service_account_email=worker@project-x.iam.gserviceaccount.com"),
+    f"--sdk_container_image={IMAGE}",
+]
+GPU = [f"--accelerator={ACCELERATOR}", "--scoring_ram=13GB"]
+
+
+def compile_job(main, folder, flags):
+    """The graph that the flags make, and the job that names it."""
     from apache_beam.internal.gcp import auth
 
-    folder = tmp_path_factory.mktemp("job")
     with pytest.MonkeyPatch.context() as patch, fake_gcs_server() as url, environment(url):
         patch.setattr(auth._Credentials, "_credentials_init", True)  # else it looks for credentials for 25 s
         bucket = Bucket("job-bucket")
-        ours = [
-            "--input=gs://job-bucket/photos",
-            "--output=gs://job-bucket/scores",
-            "--assets=gs://job-bucket/detector",
-        ]
-        nightly = ["--skip_unchanged=gs://job-bucket/scores", f"--accelerator={ACCELERATOR}", "--scoring_ram=13GB"]
-        service = ["--runner=DataflowRunner", "--project=project-x", "--region=us-central1", "--sdk_location=container"]
-        places = ["--temp_location=gs://job-bucket/tmp", "--staging_location=gs://job-bucket/staging"]
-        workers = ["--max_num_workers=20", "--service_account_email=worker@project-x.iam.gserviceaccount.com"]
-        image = [f"--sdk_container_image={IMAGE}", f"--template_location={folder}/job.json"]
-        assert rescan.main([*ours, *nightly, *service, *places, *workers, *image]) == 0
+        assert main([*flags, *SERVICE, f"--template_location={folder}/job.json"]) == 0
         [name] = [name for name in bucket.names("staging/") if name.endswith("/pipeline.pb")]
         graph = beam_runner_api_pb2.Pipeline.FromString(bucket.get(name))
     return graph, json.loads((folder / "job.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A nightly rescan on GPUs."""
+    places = ["--input=gs://job-bucket/photos", "--output=gs://job-bucket/scores", "--assets=gs://job-bucket/detector"]
+    nightly = ["--skip_unchanged=gs://job-bucket/scores"]
+    return compile_job(rescan.main, tmp_path_factory.mktemp("job"), [*places, *nightly, *GPU])
+
+
+@pytest.fixture(scope="module")
+def compiled_stream(tmp_path_factory):
+    """A stream on GPUs."""
+    topics = [f"--{name}_topic=projects/project-x/topics/{name}" for name in ("alert", "error")]
+    source = ["--subscription=projects/project-x/subscriptions/s", "--output=gs://job-bucket/scores"]
+    return compile_job(stream.main, tmp_path_factory.mktemp("stream"), [*source, *topics, *GPU])
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +83,43 @@ def hints(graph, transform):
     return {urn.split(":")[2]: value.decode() for urn, value in environment.resource_hints.items()}
 
 
-def test_accelerator_and_memory_are_asked_for_where_images_are_read_and_scored_and_nowhere_else(graph):
+@pytest.mark.parametrize("pipeline", ["compiled", "compiled_stream"])
+def test_accelerator_and_memory_are_asked_for_where_images_are_read_and_scored_and_nowhere_else(pipeline, request):
+    graph, _job = request.getfixturevalue(pipeline)
     wanted = {"accelerator": ACCELERATOR, "min_ram_bytes": "13000000000"}
     found = {name: hints(graph, transform) for name, transform in leaves(graph).items()}
     with_hints = {name for name, hint in found.items() if hint}
     assert all(found[name] == wanted for name in with_hints)
     assert with_hints == {name for name in found if name.startswith(("Fetch/", "Score/"))}
     assert len(with_hints) >= 3
+
+
+def test_a_stream_with_gpus_is_a_streaming_job_that_fits_its_workers_to_their_steps(compiled_stream):
+    graph, job = compiled_stream
+    assert job["type"] == "JOB_TYPE_STREAMING"
+    assert STREAMING_RIGHT_FITTING in job["environment"]["experiments"]
+    steps = graph.components.transforms.values()
+    [fetch] = [step for step in steps if step.unique_name == "Fetch/Fetch"]
+    maker = {output: step for step in steps if not step.subtransforms for output in step.outputs.values()}
+    # What parses messages and remembers them is not fused with what runs on GPUs.
+    [before] = [maker[key] for key in fetch.inputs.values()]
+    assert before.unique_name.startswith("SpreadRefs/")
+
+
+def test_a_stream_without_gpus_asks_for_none_and_shuffles_no_more_than_it_must():
+    options = stream.StreamOptions([], output="gs://b/scores")
+    pipeline = beam.Pipeline()
+    messages = pipeline | beam.Create([]).with_output_types(PubsubMessage)
+    stream.build(messages, Run.start("gs://b/scores", "s1"), options)
+    graph = pipeline.to_runner_api()
+    assert not any(hints(graph, transform) for transform in leaves(graph).values())
+    assert not [t for t in graph.components.transforms.values() if t.unique_name.startswith("SpreadRefs")]
+
+
+def test_a_stream_refuses_a_gpu_that_is_asked_for_and_refused(tmp_path):
+    asked = {"subscription": "projects/p/subscriptions/s", "accelerator": ACCELERATOR, "device": "cpu"}
+    with pytest.raises(ValueError, match="--accelerator asks for a GPU"):
+        stream.launch(stream.StreamOptions([], output=str(tmp_path), **asked))
 
 
 def test_refs_are_shuffled_before_they_are_read_and_images_are_not_before_they_are_scored(graph):

@@ -1,0 +1,107 @@
+"""`SharedDetector`: one network for all processes of a machine, where each copy would take a GPU's memory again.
+
+The first process that asks loads it; the others send it their tiles through Beam's `MultiProcessShared`, a socket of
+this machine. Decoding, which is most of the work that is left, stays in each process. RunInference can share a model by
+itself, but only as a whole: then one process would decode for all, and a stream could not exchange its detector.
+"""
+
+import hashlib
+import os
+import stat
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from apache_beam.utils.multi_process_shared import MultiProcessShared
+
+from mdmf_ops import __version__
+from mdmf_ops.detector import Detector, Limits, Scorer
+from mdmf_ops.detector.scorer import Terms
+
+_THREADS = 2
+"""Of each process: one image is decoded while another one waits for the network."""
+
+_GONE = (ConnectionError, EOFError)
+"""What a call gives once the process with the network has ended."""
+
+
+class _Network:
+    """What is called across processes: methods alone can be."""
+
+    def __init__(self, load: Callable[[], Detector]):
+        self._detector = load()
+
+    def terms(self) -> Terms:
+        return self._detector.terms
+
+    def evidence(self, tiles: np.ndarray) -> np.ndarray:
+        return self._detector.evidence(tiles)
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+
+class SharedDetector(Scorer):
+    """Scores with the network of whichever process of this machine loaded it first.
+
+    If that process ends, the next one to ask loads it again.
+
+    Args:
+        load: loads the detector, if this process is the first.
+        of: what tells one network from another: those who say the same share one.
+    """
+
+    def __init__(self, load: Callable[[], Detector], of: Sequence[str], *, alpha: float, limits: Limits | None = None):
+        self._load = load
+        self._tag = hashlib.blake2b("\n".join((__version__, *of)).encode(), digest_size=12).hexdigest()
+        self._replacing = threading.Lock()
+        self._network = self._acquire()
+        super().__init__(self._network.terms(), alpha, limits, _THREADS)
+
+    def evidence(self, tiles: np.ndarray) -> np.ndarray:
+        network = self._network
+        try:
+            return network.evidence(tiles)
+        except _GONE:
+            return self._replace(network).evidence(tiles)
+
+    def process_id(self) -> int:
+        """Of the process that has the network."""
+        return self._network.process_id()
+
+    def _replace(self, gone: _Network) -> _Network:
+        with self._replacing:
+            if self._network is gone:  # else another thread was here before
+                self._network = self._acquire()
+            return self._network
+
+    def _acquire(self) -> _Network:
+        shared = MultiProcessShared(partial(_Network, self._load), self._tag, path=private_folder())
+        network = shared.acquire()
+        # Once no process holds it, its memory is free for the next detector.
+        weakref.finalize(self, _release, shared, network).atexit = False
+        return network
+
+
+def _release(shared: MultiProcessShared, network: _Network) -> None:
+    with suppress(*_GONE):
+        shared.release(network)
+
+
+def private_folder() -> str:
+    """Where processes of this user, and no other, find each other.
+
+    Raises:
+        PermissionError: another user has made that folder, or may write to it.
+    """
+    folder = Path(tempfile.gettempdir(), f"mdmf-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{folder}: expected a folder that its owner alone may use: remove it")
+    return str(folder)

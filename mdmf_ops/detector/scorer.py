@@ -1,0 +1,159 @@
+"""`Scorer`: bytes of images to scores, wherever the network runs that finds the evidence in their tiles."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+import model_assets
+from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
+from mdmf_ops.detector.decode import DecodedImage, Limits, decode
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.tiles import TileGeometry, TilePlan, cut_tiles, plan_tiles
+
+DEFAULT_ALPHA = 0.01
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the detector says of one image.
+
+    Attributes:
+        mmd2: unbiased squared MMD to the bank of real patches, the mean of `evidence`; may be negative.
+        p_value: conformal, in (0, 1].
+        verdict: of the p-value at `alpha`.
+        evidence: (T * grid_rows * grid_cols,) float32, tile by tile, each in raster order.
+        plan: where the tiles lie, in px of the upright image.
+        width_px, height_px: of the upright image; its pixels are not kept.
+        decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0.
+    """
+
+    mmd2: float
+    p_value: float
+    verdict: Verdict
+    alpha: float
+    calibration_id: str
+    evidence: np.ndarray
+    plan: TilePlan
+    width_px: int
+    height_px: int
+    image_format: str
+    jpeg_quality: int | None
+    decode_us: int = 0
+    score_us: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """All that a score follows from but the pixels and the network: plain data, which can go to another process.
+
+    Attributes:
+        geometry: of the tiles that the network takes.
+        device: where the network runs: `cpu`, or `cuda` and the name of the GPU.
+        precision: of the backbone's arithmetic, `float32` or `bfloat16`; all else is float32.
+        assets: the detector's checked folder; None where it was put together in this process.
+    """
+
+    geometry: TileGeometry
+    calibration: Calibration
+    device: str
+    precision: str
+    assets: model_assets.Assets | None
+
+
+class Scorer(ABC):
+    """Scores images, given what finds the evidence in their tiles.
+
+    Args:
+        terms: what a score follows from.
+        alpha: level of the verdict.
+        limits: what is refused before decoding.
+        threads: images on their way at once. An accelerator works on one of them while others are decoded (Pillow
+            lets other threads run meanwhile); where the network runs on the CPU, there is one.
+
+    Raises:
+        ValueError: alpha is out of the calibration's reach.
+    """
+
+    def __init__(self, terms: Terms, alpha: float, limits: Limits | None, threads: int):
+        calibration = terms.calibration
+        if not calibration.smallest_p_value <= alpha < 1:
+            raise ValueError(
+                f"alpha={alpha} cannot be told: the p-values of {calibration.strata[0].calibration_id}"
+                f" reach from {calibration.smallest_p_value:.2g} to 1"
+            )
+        self.terms = terms
+        self.alpha = alpha
+        self.limits = limits or Limits()
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
+
+    @property
+    def calibration(self) -> Calibration:
+        """Scores of held-out real images."""
+        return self.terms.calibration
+
+    @property
+    def assets(self) -> model_assets.Assets | None:
+        """The detector's checked folder."""
+        return self.terms.assets
+
+    @abstractmethod
+    def evidence(self, tiles: np.ndarray) -> np.ndarray:
+        """Evidence of each patch of one image's tiles.
+
+        Args:
+            tiles: (T, 3, H, W) uint8, from `cut_tiles`.
+
+        Returns:
+            (T * H/p * W/p,) float32, p the side of a patch.
+        """
+
+    def score(self, batch: Sequence[bytes]) -> list[Score | ImageError]:
+        """Scores encoded images: a result or a typed error for each, in the order of the batch."""
+        return list(self.scores(batch))
+
+    def scores(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
+        """The same, each as soon as it and those before it are there."""
+        return (map if self._pool is None else self._pool.map)(self._score_one, batch)
+
+    def _score_one(self, content: bytes) -> Score | ImageError:
+        started_ns = time.perf_counter_ns()
+        try:
+            image = decode(content, self.limits)
+            decoded_ns = time.perf_counter_ns()
+            score = self.score_decoded(image)
+        except ImageError as error:
+            return error
+        except torch.cuda.OutOfMemoryError as error:  # of a single tile
+            return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
+        scored_ns = time.perf_counter_ns()
+        return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
+
+    def score_decoded(self, image: DecodedImage) -> Score:
+        """Scores one decoded image. Raises ImageError where no finite score comes out."""
+        width_px, height_px = image.image.size
+        plan = plan_tiles(height_px, width_px, self.terms.geometry)
+        evidence = self.evidence(cut_tiles(image.image, plan))
+        mmd2 = float(evidence.mean(dtype=np.float64))
+        if not np.isfinite(mmd2):
+            raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
+        stratum = self.calibration.stratum(evidence.size)
+        p_value = stratum.p_value(mmd2)
+        return Score(
+            mmd2=mmd2,
+            p_value=p_value,
+            verdict=verdict(p_value, self.alpha),
+            alpha=self.alpha,
+            calibration_id=stratum.calibration_id,
+            evidence=evidence,
+            plan=plan,
+            width_px=width_px,
+            height_px=height_px,
+            image_format=image.format,
+            jpeg_quality=image.jpeg_quality,
+        )
