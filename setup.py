@@ -40,7 +40,10 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mdmf_ops*", "pipelines*", "model_assets*"]),
-    package_data={"model_assets": ["*/*.json", "*/*.safetensors", "*/*.md"]},
+    package_data={
+        "model_assets": ["*/*.json", "*/*.safetensors", "*/*.md"],
+        "mdmf_ops.report": ["*.html", "*.css", "*.js"],
+    },
     install_requires=DETECTOR,
     extras_require={"beam": BEAM, "gcp": GCP, "train": TRAIN, "dinov2": DINOV2, "yaml": [*BEAM, *YAML], "test": TEST},
     entry_points={"console_scripts": ["mdmf = mdmf_ops.cli:main"]},

@@ -11,6 +11,8 @@ import mdmf_ops
 VERBS = {
     "scan": "score images of folders, globs and buckets into Parquet",
     "latest": "show the newest row of every image over all runs",
+    "report": "make one page of HTML of what an output holds",
+    "explain": "say why one image got its verdict, with its map",
     "runs": "list, verify and clean the runs of an output",
     "stream": "score images as they are uploaded: Pub/Sub in, alerts and Parquet out",
     "train": "train a detector from labelled images",

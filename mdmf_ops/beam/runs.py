@@ -2,12 +2,14 @@
 
 import heapq
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, sha256_of
@@ -73,18 +75,21 @@ def collect(output: str, files: Sequence[StoredFile]) -> None:
                     Path(output, folder).rmdir()
 
 
-def latest_rows(output: str, columns: Sequence[str] = LATEST_COLUMNS) -> Iterator[dict[str, Any]]:
+def latest_rows(
+    output: str, columns: Sequence[str] = LATEST_COLUMNS, manifests: Iterable[dict[str, Any]] | None = None
+) -> Iterator[dict[str, Any]]:
     """The newest row of every image over all committed runs, by URI.
 
     Files are sorted by URI, so they are merged as they stream: memory holds a few thousand rows of each file.
 
     Args:
         columns: of the schema, image_uri and scanned_at among them.
+        manifests: of the runs to read; None is every committed one.
     """
     with ExitStack() as stack:
         streams = [
             _stream(stack, f"{output}/{file['path']}", columns)
-            for manifest in read_manifests(output)
+            for manifest in (read_manifests(output) if manifests is None else manifests)
             for file in manifest["files"]
         ]
         merged = heapq.merge(*streams, key=_uri)
@@ -100,6 +105,24 @@ def _stream(stack: ExitStack, path: str, columns: Sequence[str]) -> Iterator[dic
     parquet = pq.ParquetFile(stack.enter_context(open_file(path)))
     for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
         yield from batch.to_pylist()
+
+
+def find_rows(output: str, row_ids: Collection[str], manifests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every row of some runs that has one of these ids, with all columns of its file; newest run first.
+
+    An id may have several rows: the same image under the same detector, in two runs or under two names. Only row
+    groups in which an id occurs are read whole, a few thousand rows at a time.
+    """
+    wanted = pa.array(sorted(row_ids), pa.string())
+    for manifest in sorted(manifests, key=lambda manifest: manifest["started_at"], reverse=True):
+        for file in manifest["files"]:
+            with open_file(f"{output}/{file['path']}") as opened:
+                parquet = pq.ParquetFile(opened)
+                for group in range(parquet.num_row_groups):
+                    ids = parquet.read_row_group(group, columns=["row_id"])["row_id"]
+                    if pc.any(pc.is_in(ids, wanted)).as_py():
+                        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+                            yield from batch.filter(pc.is_in(batch["row_id"], wanted)).to_pylist()
 
 
 def latest_sql(output: str) -> str:

@@ -19,7 +19,8 @@ import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.commands.bar import progress_bar
+from mdmf_ops.commands.labelled import add_image_arguments, read_images
 from mdmf_ops.detector.detector import load_backbone
 from mdmf_ops.training.features import extract
 from mdmf_ops.training.fit import TrainingConfig, fit
