@@ -18,7 +18,7 @@ from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_f
 from mdmf_ops.schema import PARTITION
 
 LATEST_COLUMNS = (
-    *("image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
+    *("row_id", "image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
     *("run_id", "scanned_at", "detector_id"),
 )
 

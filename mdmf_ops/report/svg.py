@@ -19,6 +19,7 @@ STYLE = """
 .chart .grid { stroke: var(--line, #8b95a1); opacity: .35; }
 .chart .expected { stroke: var(--ink, #1c2430); stroke-dasharray: 2 4; }
 .chart .mark { stroke: var(--ink, #1c2430); stroke-width: 2; }
+.chart .dotted { stroke-dasharray: 2 4; }
 .chart .calibration { fill: var(--muted, #7d8794); }
 .chart .likely_ai { fill: var(--ai, #b3261e); }
 .chart .uncertain { fill: var(--uncertain, #c98a00); }
@@ -35,6 +36,7 @@ class Mark:
 
     value: float
     text: str
+    dotted: bool = False
 
 
 def histogram(
@@ -95,7 +97,7 @@ def histogram(
     for tick in ticks(low, high, 6):
         parts.append(f'<text x="{x(tick)}" y="{base + 18}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{_LEFT + plot_width / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    parts += [_mark(x(min(max(mark.value, low), high)), base, mark.text, level) for level, mark in enumerate(marks)]
+    parts += [_mark(x(min(max(mark.value, low), high)), base, mark, level) for level, mark in enumerate(marks)]
     own = f"<style>{STYLE}{_DARK}</style>" if standalone else ""
     names = ' xmlns="http://www.w3.org/2000/svg" width="840"' if standalone else ""
     return (
@@ -104,14 +106,14 @@ def histogram(
     )
 
 
-def _mark(place: float, base: float, text: str, level: int) -> str:
+def _mark(place: float, base: float, mark: Mark, level: int) -> str:
     """A line and its text, on the side where there is room; each one's text is a line lower than the one before."""
     right = place > _WIDTH / 2
     anchor, shift = ("end", -6) if right else ("start", 6)
     height = 12 + 16 * level
     return (
-        f'<line class="mark" x1="{place}" x2="{place}" y1="{height - 8}" y2="{base}"/>'
-        f'<text x="{place + shift}" y="{height + 2}" text-anchor="{anchor}">{escape(text)}</text>'
+        f'<line class="mark{" dotted" * mark.dotted}" x1="{place}" x2="{place}" y1="{height - 8}" y2="{base}"/>'
+        f'<text x="{place + shift}" y="{height + 2}" text-anchor="{anchor}">{escape(mark.text)}</text>'
     )
 
 
