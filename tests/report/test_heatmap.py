@@ -24,7 +24,13 @@ def hot(patch):
 
 @pytest.mark.parametrize(
     ("patch", "box"),
-    [(0, (0, 0, 32, 32)), (3, (96, 0, 128, 32)), (4, (0, 32, 32, 64)), (12, (128, 96, 160, 128)), (23, (224, 160, 256, 192))],
+    [
+        (0, (0, 0, 32, 32)),
+        (3, (96, 0, 128, 32)),
+        (4, (0, 32, 32, 64)),
+        (12, (128, 96, 160, 128)),
+        (23, (224, 160, 256, 192)),
+    ],
 )
 @pytest.mark.parametrize("image", [None, Image.fromarray(photo(1, 192, 256))], ids=["ground", "image"])
 def test_a_patch_is_drawn_at_its_true_place(patch, box, image):
@@ -92,7 +98,7 @@ def test_the_strongest_patches_are_those_of_the_flat_evidence():
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(damage):
-    with pytest.raises(ValueError, match="/a.jpg"):
+    with pytest.raises(ValueError, match="damaged|no map"):
         tiles_of(scored_row("/a.jpg", 0.5) | damage)
 
 

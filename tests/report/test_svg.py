@@ -12,7 +12,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def draw(**options):
     arguments = {"title": "t", "x_label": "x", "standalone": True} | options
-    return ElementTree.fromstring(histogram([0, 1, 2, 3], {"likely_real": [4, 0, 1], "likely_ai": [2, 8, 0]}, **arguments))
+    return ElementTree.fromstring(
+        histogram([0, 1, 2, 3], {"likely_real": [4, 0, 1], "likely_ai": [2, 8, 0]}, **arguments)
+    )
 
 
 def bars(svg, kind):
@@ -30,14 +32,19 @@ def test_heights_are_in_proportion_to_the_counts_and_stand_on_each_other():
 def test_an_empty_class_has_no_bar_and_every_bar_says_its_count():
     svg = draw()
     assert len(bars(svg, "likely_real")) == 2
-    assert [bar.find(f"{SVG}title").text for bar in bars(svg, "likely_ai")] == ["0 to 1: 2 likely ai", "1 to 2: 8 likely ai"]
+    assert [bar.find(f"{SVG}title").text for bar in bars(svg, "likely_ai")] == [
+        "0 to 1: 2 likely ai",
+        "1 to 2: 8 likely ai",
+    ]
 
 
 def test_a_mark_stands_at_its_value():
     svg = draw(marks=[Mark(1.5, "here"), Mark(99, "outside")])
     inside, outside = [line for line in svg.iter(f"{SVG}line") if line.get("class") == "mark"]
     middle = bars(svg, "likely_ai")[1]
-    assert float(inside.get("x1")) == pytest.approx(float(middle.get("x")) + (float(middle.get("width")) + 1) / 2, abs=0.1)
+    assert float(inside.get("x1")) == pytest.approx(
+        float(middle.get("x")) + (float(middle.get("width")) + 1) / 2, abs=0.1
+    )
     assert float(outside.get("x1")) <= 560
 
 
