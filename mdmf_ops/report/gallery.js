@@ -68,9 +68,14 @@ function openSheet(items, at) {
   if (!DIALOG.open) DIALOG.showModal();
 }
 
+const arrowId = (by) => (by < 0 ? "previous-image" : "next-image");
+
 function step(by) {
   const at = opened.at + by;
-  if (at >= 0 && at < opened.items.length) openSheet(opened.items, at);
+  if (at < 0 || at >= opened.items.length) return;
+  openSheet(opened.items, at);
+  // What had the focus was drawn anew: without one, the keys would go nowhere.
+  (document.querySelector(`#${arrowId(by)}:enabled`) ?? DIALOG).focus();
 }
 
 DIALOG.addEventListener("keydown", (event) => {
@@ -85,8 +90,8 @@ function drawSheet() {
   const item = opened.items[opened.at];
   const place = item.card ?? DATA.list.card[item.row];
   const body = place >= 0 ? cardBody(DATA.gallery.cards[place]) : rowBody(item.row);
-  const arrow = (text, by, label) => make("button", { class: "small", type: "button", "aria-label": label, id: `step${by}`,
-    disabled: !opened.items[opened.at + by], onclick: () => { step(by); document.getElementById(`step${by}`).focus(); } }, text);
+  const arrow = (text, by, label) => make("button", { class: "small", type: "button", "aria-label": label, id: arrowId(by),
+    disabled: !opened.items[opened.at + by], onclick: () => step(by) }, text);
   DIALOG.replaceChildren(
     make("div", { class: "sheet" },
       make("header", {}, make("h2", { id: "dialog-title" }, place >= 0 ? DATA.gallery.cards[place].uri : DATA.list.uri[item.row]),

@@ -98,7 +98,7 @@ def test_the_strongest_patches_are_those_of_the_flat_evidence():
     ],
 )
 def test_a_map_that_does_not_fit_is_refused(damage):
-    with pytest.raises(ValueError, match="damaged|no map"):
+    with pytest.raises(ValueError, match=r"damaged|no map"):
         tiles_of(scored_row("/a.jpg", 0.5) | damage)
 
 
