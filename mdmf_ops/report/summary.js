@@ -8,15 +8,14 @@ function drawHeader() {
 }
 
 function drawFigures() {
-  const share = (n, of) => (of ? percent(n / of) : "none");
   const tile = (kind, n, text) => make("li", { class: kind }, make("b", {}, count(n)), make("span", {}, text));
   put(
     "tiles",
-    tile("images", DATA.images, "images"),
+    tile("images", DATA.images, `images, ${count(DATA.scored)} scored`),
     ...["likely_ai", "uncertain", "likely_real"].map((name) =>
-      tile(name, DATA[name], `${words(name)}, ${share(DATA[name], DATA.scored)} of scored`),
+      tile(name, DATA[name], DATA.scored ? `${words(name)}, ${percent(DATA[name] / DATA.scored)}` : words(name)),
     ),
-    tile("failed", DATA.failed, `failed, ${share(DATA.failed, DATA.images)} of all`),
+    tile("failed", DATA.failed, DATA.images ? `failed, ${percent(DATA.failed / DATA.images)} of all` : "failed"),
   );
 }
 
