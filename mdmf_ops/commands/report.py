@@ -32,7 +32,8 @@ from mdmf_ops.report.thumbnails import thumbnail
 
 MAX_GALLERY = 100
 MAX_LIST = 50_000
-_READS_AT_ONCE = 4
+_READS_AT_ONCE = 2
+"""Images in memory at a time: each may be as large as the limits allow."""
 _STEP_ROWS = 2000
 
 
@@ -101,7 +102,7 @@ def _collect(arguments: argparse.Namespace) -> Report:
         bar(rows, rows)
     shown = {row_key(row): row["row_id"] for section in tally.sections.values() for row in section.rows()}
     found = {row_key(row): row for row in find_rows(output, set(shown.values()), manifests) if row_key(row) in shown}
-    full_rows = {key: found[key] for key in shown}
+    full_rows = {key: found[key] for key in shown if key in found}
     thumbnails = _thumbnails(full_rows) if arguments.thumbnails else None
     return Report(output, manifests, tally, full_rows, thumbnails)
 
