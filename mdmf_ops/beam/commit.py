@@ -27,7 +27,7 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
 _COUNTED = ("status", "verdict", "error_code", "detector_id")
-_TIMED = ("decode_us", "score_us")
+_TIMED = ("decode_us", "score_us", "declared_us")
 
 
 class CommitError(Exception):
