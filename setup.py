@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mdmf_ops/__init__.py").read_text()).group(1)
 
 DETECTOR = ["numpy>=2.0", "pillow>=11.3", "safetensors>=0.5", "torch>=2.6,<2.14"]
-BEAM = ["apache-beam>=2.77,<2.78", "pyarrow>=18", "rich>=13"]
+BEAM = ["apache-beam>=2.77,<2.78", "pyarrow>=18", "rich>=13", "shtab>=1.7"]
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "google-cloud-pubsub>=2.20", "google-cloud-storage>=2.18"]
 TRAIN = ["scikit-learn>=1.5", "rich>=13"]
 # Stored tensors bear the names of this Dinov2Model; the release is for Python 3.11 and later.

@@ -15,6 +15,9 @@ SCHEMA_VERSION = "1.2"
 PARTITION = "scan_date"
 """Hive partition column: in the folder's name (`scan_date=YYYY-MM-DD/`), not in the files."""
 
+VERDICTS = ("likely_ai", "uncertain", "likely_real")
+"""Closed list of `mdmf_ops.detector.Verdict`, for those who only read rows."""
+
 _TEXT = pa.string()
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _TILE = pa.struct(

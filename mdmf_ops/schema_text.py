@@ -84,8 +84,8 @@ One for each image and run, scored or failed; schema {SCHEMA_VERSION}. `mdmf sch
 |---|---|---|---|
 {table}
 
-A new second number of `schema_version` adds columns that may be null: a reader of the first number need not change. Rows
-of an older schema lack the newer columns: read files of several days with `union_by_name = true` (DuckDB) or
+A new second number of `schema_version` adds columns that may be null: a reader of the first number need not change.
+Rows of an older schema lack the newer columns: read files of several days with `union_by_name = true` (DuckDB) or
 `mergeSchema` (Spark). What the `declared_` columns say is told in [provenance.md](provenance.md), which codes an error
 may have in [operators.md](operators.md#failed-images), and what to ask of rows in [sql.md](sql.md)."""
 

@@ -18,6 +18,7 @@ from scans import scan
 
 from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
+from mdmf_ops.beam.drift import sample, summarise
 
 PAGE = ROOT / "docs/sql.md"
 START = "Start here"
@@ -321,6 +322,33 @@ def test_a_run_with_a_row_too_few_is_found(database, home):
         assert line[0] == "one" and line[1] == line[2] + line[3] + 1
     finally:
         path.write_bytes(whole)
+
+
+def test_the_queries_of_other_pages_run(database, home, rows):
+    [of_a_day] = blocks((ROOT / "docs/rescan.md").read_text(), "sql")
+    once, of_drift = blocks((ROOT / "docs/stream.md").read_text(), "sql")
+    assert "2026-01-31" in of_a_day
+    day = max(row["scanned_at"] for row in rows if row["verdict"] == "likely_ai").date()
+    found = database.sql(of_a_day.replace("2026-01-31", str(day))).fetchall()
+    assert len(found) == flagged(row for row in rows if row["scanned_at"].date() == day) > 0
+
+    of_each = {(row["image_uri"], row["detector_id"]) for row in rows}
+    of_each |= {(row["image_uri"], row["detector_id"]) for row in read_killed(home)}
+    assert len(database.sql(once).fetchall()) == len(of_each)
+
+    moment = datetime.datetime(2026, 1, 31, tzinfo=datetime.timezone.utc)
+    of = {"stream_id": "s", "window_start": moment, "window_end": moment, "pane": "ontime0"}
+    table = summarise([sample(rows)], of)
+    folder = home / "scores/_drift/scan_date=2026-01-31"
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / "s.parquet")
+    drifted = database.sql(of_drift).fetchall()
+    assert sum(line[2] for line in drifted) == len(scored(rows))
+
+
+def read_killed(home):
+    [path] = home.glob("scores/scan_date=*/killed-*.parquet")
+    return pq.ParquetFile(path).read(["image_uri", "detector_id"]).to_pylist()
 
 
 def test_the_history_has_what_the_questions_are_about(rows):

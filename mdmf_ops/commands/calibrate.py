@@ -7,6 +7,7 @@ are kept in the detector's folder; a p-value is the share of them that lie as hi
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from mdmf_ops.training.calibrate import calibrate
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("assets", type=Path, metavar="DIR", help="folder of the detector, from mdmf train")
     add_image_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
@@ -31,5 +33,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     except (ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
     calibration = assets.manifest["calibration"]
+    if arguments.json:
+        print(json.dumps({"detector_id": assets.detector_id, "calibration": calibration}, indent=2))
+        return EXIT_OK
     print(f"{assets.detector_id}: {calibration['scores']} scores of {calibration['real_images']} real images")
     return EXIT_OK
