@@ -147,6 +147,27 @@ def test_the_rooms_that_the_architecture_names_are_there():
     assert all((ROOT / "mdmf_ops/beam" / name).exists() for name in re.findall(r"`(\w+\.py)`", beam))
 
 
+def test_a_room_knows_those_above_it_and_none_below():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = re.findall(r"^\*\*`([^`]+)`\*\*:", text, re.MULTILINE)
+    rooms = [name.strip("/").removesuffix(".py").replace("/", ".") for name in named]
+    assert rooms[0] == "model_assets" and rooms[-1] == "mdmf_ops.commands"
+    for file in (
+        file for package in ("mdmf_ops", "pipelines", "model_assets") for file in (ROOT / package).rglob("*.py")
+    ):
+        own = _room(".".join(file.relative_to(ROOT).with_suffix("").parts), rooms)
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            for known in (_room(name, rooms) for name in names):
+                assert own is None or known is None or known <= own, f"{file.relative_to(ROOT)} knows {rooms[known]}"
+
+
+def _room(module, rooms):
+    """Number of the room that a module is in; None of one that is in none."""
+    return next((i for i, room in enumerate(rooms) if f"{module}.".startswith(f"{room}.")), None)
+
+
 def options_of(source):
     """The dictionary of pipeline options in a DAG, its templates as they are; other names in it are their text."""
     tree = ast.parse(source)
