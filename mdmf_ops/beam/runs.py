@@ -19,7 +19,7 @@ from mdmf_ops.schema import PARTITION
 
 LATEST_COLUMNS = (
     *("row_id", "image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
-    *("run_id", "scanned_at", "detector_id"),
+    *("declared_source", "declared_by", "c2pa_signature", "run_id", "scanned_at", "detector_id"),
 )
 
 _BATCH_ROWS = 4096
@@ -103,8 +103,10 @@ def _uri(row: dict[str, Any]) -> str:
 
 def _stream(stack: ExitStack, path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(stack.enter_context(open_file(path)))
+    unknown = dict.fromkeys(columns)
     for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-        yield from batch.to_pylist()
+        # A column that the file's schema did not have yet is unknown.
+        yield from (unknown | row for row in batch.to_pylist())
 
 
 def find_rows(output: str, row_ids: Collection[str], manifests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -133,7 +135,9 @@ with committed as (
   select '{root}/' || unnest(files).path as filename from read_json('{root}/{MANIFEST_FOLDER}/*.json')
 )
 select * exclude (filename)
-from read_parquet('{root}/{PARTITION}=*/*.parquet', hive_partitioning = true, filename = true) as scores
+from read_parquet(
+  '{root}/{PARTITION}=*/*.parquet', hive_partitioning = true, union_by_name = true, filename = true
+) as scores
 semi join committed using (filename)
 qualify row_number() over (partition by image_uri order by scanned_at desc) = 1
 order by image_uri"""

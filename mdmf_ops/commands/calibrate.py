@@ -7,20 +7,22 @@ are kept in the detector's folder; a p-value is the share of them that lie as hi
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.bar import progress_bar
 from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.training.calibrate import calibrate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("assets", type=Path, metavar="DIR", help="folder of the detector, from mdmf train")
     add_image_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
@@ -32,5 +34,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     except (ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
     calibration = assets.manifest["calibration"]
+    if arguments.json:
+        print(json.dumps({"detector_id": assets.detector_id, "calibration": calibration}, indent=2))
+        return EXIT_OK
     print(f"{assets.detector_id}: {calibration['scores']} scores of {calibration['real_images']} real images")
     return EXIT_OK

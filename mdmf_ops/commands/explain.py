@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.current import local_copy
@@ -32,8 +31,7 @@ from mdmf_ops.beam.score import make_row
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from mdmf_ops.commands.bar import progress_bar
-from mdmf_ops.commands.scan import plain
+from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, decode
 from mdmf_ops.report.explain import Explanation, calibration_chart, in_words, map_picture, to_json
 from model_assets import AssetError
@@ -198,9 +196,9 @@ def _save(explanation: Explanation, folder: Path) -> dict[str, str]:
 
 
 def _show(explanation: Explanation, pictures: dict[str, str]) -> None:
-    console = Console(highlight=False)
-    console.print(f"[bold]{plain(explanation.row['image_uri'])}[/]", soft_wrap=True)
+    screen = console()
+    screen.print(f"[bold]{plain(explanation.row['image_uri'])}[/]", soft_wrap=True)
     for line in in_words(explanation):
-        console.print(plain(line), soft_wrap=True)
+        screen.print(plain(line), soft_wrap=True)
     for kind, path in pictures.items():
-        console.print(f"{kind:8} {plain(path)}", soft_wrap=True)
+        screen.print(f"{kind:8} {plain(path)}", soft_wrap=True)

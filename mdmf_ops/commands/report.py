@@ -16,15 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.runs import find_rows, latest_rows
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.bar import progress_bar
-from mdmf_ops.commands.scan import plain
+from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import ImageError, Limits, decode
 from mdmf_ops.report.page import Report, make_page, row_key, summary
 from mdmf_ops.report.tally import LIST_COLUMNS, Row, Tally
@@ -141,12 +138,12 @@ def _write(path: Path, page: str) -> None:
 
 def _show(report: Report, page: Path, characters: int) -> None:
     figures = summary(report)
-    console = Console(highlight=False)
+    screen = console()
     names = ("images", "likely_ai", "uncertain", "likely_real", "failed")
-    console.print("  ".join(f"{name} {figures[name]:,}" for name in names))
+    screen.print("  ".join(f"{name} {figures[name]:,}" for name in names))
     for stratum in figures["strata"]:
         if stratum["warned"]:
             name = plain(f"{stratum['kind']} {stratum['name']}")
             rate = f"{stratum['rate']:.1%} of {stratum['scored']:,} flagged, far beyond alpha"
-            console.print(f"warning: {name}: {rate}", soft_wrap=True)
-    console.print(f"{plain(str(page))} ({characters / 1e6:.1f} MB): open it in any browser", soft_wrap=True)
+            screen.print(f"warning: {name}: {rate}", soft_wrap=True)
+    screen.print(f"{plain(str(page))} ({characters / 1e6:.1f} MB): open it in any browser", soft_wrap=True)
