@@ -4,9 +4,13 @@ import base64
 import hashlib
 import json
 import re
+import tarfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from clean import build_sdist
+from conftest import ROOT
 from outputs import failed_row, scored_row
 
 from mdmf_ops.report.page import Report, make_page, row_key, summary
@@ -152,3 +156,9 @@ def test_the_figures_are_json_as_they_stand():
     figures = summary(report_of([scored_row("/a.jpg", 0.005), failed_row("/b.jpg")]))
     assert json.loads(json.dumps(figures))["likely_ai"] == 1
     assert {stratum["kind"] for stratum in figures["strata"]} == {"all", "format", "JPEG quality", "size", "source"}
+
+
+def test_the_pages_files_travel_with_the_package(tmp_path):
+    with tarfile.open(build_sdist(tmp_path)) as sdist:
+        packed = {Path(name).name for name in sdist.getnames() if "/mdmf_ops/report/" in name}
+    assert packed >= {path.name for path in (ROOT / "mdmf_ops" / "report").iterdir() if path.is_file()}
