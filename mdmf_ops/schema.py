@@ -15,6 +15,9 @@ SCHEMA_VERSION = "1.2"
 PARTITION = "scan_date"
 """Hive partition column: in the folder's name (`scan_date=YYYY-MM-DD/`), not in the files."""
 
+VERDICTS = ("likely_ai", "uncertain", "likely_real")
+"""Closed list of `mdmf_ops.detector.Verdict`, for those who only read rows."""
+
 _TEXT = pa.string()
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _TILE = pa.struct(
@@ -66,8 +69,12 @@ SCHEMA = pa.schema(
         _field("patch_px", pa.int16(), "side of a patch in pixels"),
         _field("tiles", pa.list_(_TILE), "where the tiles lie in the upright image"),
         _field("patch_evidence", pa.list_(pa.float32()), "tile by tile, in raster order; its mean is mmd2"),
-        _field("declared_source", _WORD, "what the file itself says of its origin; never part of the verdict"),
-        _field("declared_by", _WORD, "where the file says it: C2PA, IPTC, a text chunk"),
+        # What the file says of itself. Anyone can write it: never part of the verdict.
+        _field("declared_source", _WORD, "IPTC digital source type that the file names; null where it names none"),
+        _field("declared_by", _WORD, "where it does: c2pa, text (a PNG's chunk), xmp or exif"),
+        _field("declared_software", _TEXT, "what made or last wrote the file, as the file says; up to 120 characters"),
+        _field("c2pa_signature", _WORD, "trusted, valid, invalid or unchecked; null where there is no C2PA manifest"),
+        _field("declared_us", pa.int32(), "reading that, in microseconds; null where the bytes were not read"),
         _always("detector_id", _TEXT, "name and digest of the detector's assets"),
         _always("backbone", _WORD, "patch extractor of the detector"),
         _always("signature_sha256", _TEXT, "of the signature's weights"),

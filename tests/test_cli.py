@@ -114,7 +114,11 @@ def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, messag
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["scan"], ["latest"], ["runs"], ["assets"], ["train"], ["calibrate"], ["evaluate"]]
+    "verb",
+    [
+        *([], ["scan"], ["latest"], ["report"], ["explain"], ["runs"], ["schema"], ["assets"], ["completion"]),
+        *(["train"], ["calibrate"], ["evaluate"]),
+    ],
 )
 def test_help_teaches(verb):
     done = mdmf(*verb, "--help")

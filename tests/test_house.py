@@ -115,6 +115,19 @@ print(sorted(brought & {"apache_beam", "pyarrow", "google", "rich", "sklearn"}))
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
+def test_reading_what_a_file_says_of_itself_needs_neither_network_nor_beam():
+    # Nor does the detector know of it: what a stranger writes into a file is no part of a score.
+    script = """
+import sys
+import mdmf_ops.provenance
+print(sorted({name.split(".")[0] for name in sys.modules} & {"apache_beam", "torch", "pyarrow", "c2pa"}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+    inside = [f for f in MODULES if f.is_relative_to(ROOT / "mdmf_ops" / "detector")]
+    assert not [file for file in inside if any("provenance" in name for name in imported(parse(file)))]
+
+
 # The rules see what they are meant to see.
 
 

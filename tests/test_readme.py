@@ -1,18 +1,15 @@
-"""What README shows runs as it stands."""
+"""What README shows runs as it stands; its commands and links are checked with those of every page."""
 
 import json
-import re
-import textwrap
 from pathlib import Path
 
+import duckdb
 import pytest
 from conftest import ROOT, encode, photo, write_images
+from pages import indented
 
-SNIPPETS = [
-    textwrap.dedent(block)
-    for block in re.findall(r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
-    if "import " in block
-]
+BLOCKS = indented(ROOT / "README.md")
+SNIPPETS = [block for block in BLOCKS if "import " in block]
 
 
 @pytest.fixture
@@ -40,3 +37,5 @@ def test_the_pipeline_commits_a_run(here):
     exec(compile(SNIPPETS[1], "README.md", "exec"), {})
     [manifest] = Path("scores/_runs").glob("*.json")
     assert json.loads(manifest.read_text())["counts"]["status"] == {"failed": 1, "scored": 4}
+    [query] = [block for block in BLOCKS if block.lstrip().startswith("select ")]
+    assert sum(images for _verdict, images in duckdb.sql(query).fetchall()) == 5

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mdmf_ops.schema import SCHEMA, SchemaError, to_table
+from mdmf_ops.detector import Verdict
+from mdmf_ops.schema import SCHEMA, VERDICTS, SchemaError, to_table
 
 
 @pytest.fixture
@@ -72,6 +73,10 @@ def test_wrong_type_is_refused(row, name, value):
     row[name] = value
     with pytest.raises(SchemaError):
         to_table([row])
+
+
+def test_the_verdicts_of_the_schema_are_the_detectors():
+    assert tuple(verdict.value for verdict in Verdict) == VERDICTS
 
 
 def test_every_field_is_described():

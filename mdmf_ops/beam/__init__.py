@@ -11,14 +11,18 @@ Example::
         refs | FetchImages() | ScoreImages(run) | WriteScores(run, refs)
 """
 
-from mdmf_ops.beam.filters import Filters
-from mdmf_ops.beam.image import Image, ImageRef
-from mdmf_ops.beam.previous import SkipUnchanged
-from mdmf_ops.beam.read import FetchImages, ReadImages
-from mdmf_ops.beam.run import Run
-from mdmf_ops.beam.score import ScoreImages
-from mdmf_ops.beam.sources import MatchImages
-from mdmf_ops.beam.write import WriteScores
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdmf_ops.beam.filters import Filters
+    from mdmf_ops.beam.image import Image, ImageRef
+    from mdmf_ops.beam.previous import SkipUnchanged
+    from mdmf_ops.beam.read import FetchImages, ReadImages
+    from mdmf_ops.beam.run import Run
+    from mdmf_ops.beam.score import ScoreImages
+    from mdmf_ops.beam.sources import MatchImages
+    from mdmf_ops.beam.write import WriteScores
 
 __all__ = [
     "FetchImages",
@@ -32,3 +36,24 @@ __all__ = [
     "SkipUnchanged",
     "WriteScores",
 ]
+
+# Each is imported when it is first asked for: Beam and torch take five seconds of CPU, and what only looks at an output
+# (`mdmf runs`, `mdmf latest`) needs neither.
+_MODULES = {
+    "FetchImages": "read",
+    "Filters": "filters",
+    "Image": "image",
+    "ImageRef": "image",
+    "MatchImages": "sources",
+    "ReadImages": "read",
+    "Run": "run",
+    "ScoreImages": "score",
+    "SkipUnchanged": "previous",
+    "WriteScores": "write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -27,7 +27,7 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
 _COUNTED = ("status", "verdict", "error_code", "detector_id", "device", "precision")
-_TIMED = ("decode_us", "score_us")
+_TIMED = ("decode_us", "score_us", "declared_us")
 
 
 class CommitError(Exception):
@@ -197,7 +197,8 @@ def write_manifest(
         "options": options.recorded,
     }
     with temporary_file(run) as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n")
+        # In one line: BigQuery and Spark read JSON by the line.
+        path.write_text(json.dumps(manifest) + "\n")
         publish(path, run.manifest_path)
     if not is_gcs(run.output):
         shutil.rmtree(run.temporary_folder)

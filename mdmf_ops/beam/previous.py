@@ -22,6 +22,10 @@ from mdmf_ops.detector import ErrorCode
 _OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.INTERNAL.value)
 """Failures after the bytes were read that another try may not see."""
 
+_BY_SIZE = (ErrorCode.EMPTY.value, ErrorCode.TOO_MANY_BYTES.value)
+"""Failures that follow from the size alone, before a byte is read: another try would see them again, every night, and a
+night with nothing else to read would count as one that failed."""
+
 _COLUMNS = (
     *("image_uri", "image_generation", "image_bytes", "image_modified_at", "image_sha256"),
     *("detector_id", "error_code", "scanned_at"),
@@ -32,7 +36,7 @@ class Seen(NamedTuple):
     """What an earlier row says of one image.
 
     Attributes:
-        settled: the row follows from bytes and detector: reading them again would give it again.
+        settled: the row follows from bytes (or their number) and detector: reading again would give it again.
     """
 
     scanned_ns: int
@@ -76,14 +80,14 @@ def read_seen(path: str) -> Iterator[tuple[str, Seen]]:
 
 
 def _seen(row: dict[str, Any]) -> Seen:
-    modified_at = row.get("image_modified_at")
+    modified_at, code = row.get("image_modified_at"), row["error_code"]
     return Seen(
         scanned_ns=to_ns(row["scanned_at"]),
         generation=row["image_generation"],
         size_bytes=row["image_bytes"],
         modified_us=modified_at and to_ns(modified_at) // 1000,
         detector_id=row["detector_id"],
-        settled=row["image_sha256"] is not None and row["error_code"] not in _OF_THE_MOMENT,
+        settled=code in _BY_SIZE or (row["image_sha256"] is not None and code not in _OF_THE_MOMENT),
     )
 
 

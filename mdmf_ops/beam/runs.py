@@ -2,12 +2,14 @@
 
 import heapq
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, sha256_of
@@ -16,8 +18,8 @@ from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_f
 from mdmf_ops.schema import PARTITION
 
 LATEST_COLUMNS = (
-    *("image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
-    *("run_id", "scanned_at", "detector_id"),
+    *("row_id", "image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
+    *("declared_source", "declared_by", "c2pa_signature", "run_id", "scanned_at", "detector_id"),
 )
 
 _BATCH_ROWS = 4096
@@ -73,18 +75,21 @@ def collect(output: str, files: Sequence[StoredFile]) -> None:
                     Path(output, folder).rmdir()
 
 
-def latest_rows(output: str, columns: Sequence[str] = LATEST_COLUMNS) -> Iterator[dict[str, Any]]:
+def latest_rows(
+    output: str, columns: Sequence[str] = LATEST_COLUMNS, manifests: Iterable[dict[str, Any]] | None = None
+) -> Iterator[dict[str, Any]]:
     """The newest row of every image over all committed runs, by URI.
 
     Files are sorted by URI, so they are merged as they stream: memory holds a few thousand rows of each file.
 
     Args:
         columns: of the schema, image_uri and scanned_at among them.
+        manifests: of the runs to read; None is every committed one.
     """
     with ExitStack() as stack:
         streams = [
             _stream(stack, f"{output}/{file['path']}", columns)
-            for manifest in read_manifests(output)
+            for manifest in (read_manifests(output) if manifests is None else manifests)
             for file in manifest["files"]
         ]
         merged = heapq.merge(*streams, key=_uri)
@@ -98,8 +103,28 @@ def _uri(row: dict[str, Any]) -> str:
 
 def _stream(stack: ExitStack, path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     parquet = pq.ParquetFile(stack.enter_context(open_file(path)))
+    unknown = dict.fromkeys(columns)
     for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-        yield from batch.to_pylist()
+        # A column that the file's schema did not have yet is unknown.
+        yield from (unknown | row for row in batch.to_pylist())
+
+
+def find_rows(output: str, row_ids: Collection[str], manifests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every row of some runs that has one of these ids, with all columns of its file; newest run first.
+
+    An id may have several rows: the same image under the same detector, in two runs or under two names. Only row
+    groups in which an id occurs are read whole, a few thousand rows at a time.
+    """
+    wanted = pa.array(sorted(row_ids), pa.string())
+    for manifest in sorted(manifests, key=lambda manifest: manifest["started_at"], reverse=True):
+        for file in manifest["files"]:
+            with open_file(f"{output}/{file['path']}") as opened:
+                parquet = pq.ParquetFile(opened)
+                for group in range(parquet.num_row_groups):
+                    ids = parquet.read_row_group(group, columns=["row_id"])["row_id"]
+                    if pc.any(pc.is_in(ids, wanted)).as_py():
+                        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
+                            yield from batch.filter(pc.is_in(batch["row_id"], wanted)).to_pylist()
 
 
 def latest_sql(output: str) -> str:
@@ -110,7 +135,9 @@ with committed as (
   select '{root}/' || unnest(files).path as filename from read_json('{root}/{MANIFEST_FOLDER}/*.json')
 )
 select * exclude (filename)
-from read_parquet('{root}/{PARTITION}=*/*.parquet', hive_partitioning = true, filename = true) as scores
+from read_parquet(
+  '{root}/{PARTITION}=*/*.parquet', hive_partitioning = true, union_by_name = true, filename = true
+) as scores
 semi join committed using (filename)
 qualify row_number() over (partition by image_uri order by scanned_at desc) = 1
 order by image_uri"""

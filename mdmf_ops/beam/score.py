@@ -18,6 +18,7 @@ from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.progress import Progress
+from mdmf_ops.provenance import read_declaration
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
 Row = dict[str, Any]
@@ -142,8 +143,6 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
         "image_modified_at": ref.modified_at,
         "image_sha256": sha256,
         "alpha": detector.alpha,
-        "declared_source": None,
-        "declared_by": None,
         "detector_id": assets.detector_id,
         "backbone": assets.manifest["backbone"]["name"],
         "signature_sha256": assets.sha256(SIGNATURE_FILE),
@@ -151,7 +150,23 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
         "schema_version": SCHEMA_VERSION,
         "attributes": list(ref.attributes.items()),
     }
+    if content is not None:
+        row |= _declared(content)
     return row | _scored(result, detector.terms) if isinstance(result, Score) else _failed(result) | row
+
+
+def _declared(content: bytes) -> Row:
+    """What the file says of itself; of an image that could not be decoded too."""
+    declaration = read_declaration(content)
+    Metrics.distribution(NAMESPACE, "declared_us").update(declaration.read_us)
+    signature = declaration.c2pa_signature
+    return {
+        "declared_source": declaration.source,
+        "declared_by": declaration.by,
+        "declared_software": declaration.software,
+        "c2pa_signature": signature and signature.value,
+        "declared_us": declaration.read_us,
+    }
 
 
 def _failed(error: ImageError) -> Row:

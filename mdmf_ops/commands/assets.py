@@ -11,12 +11,14 @@ extractor alone: `mdmf train --backbone_from DIR` makes a detector of it. Only s
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 import model_assets
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.terminal import waiting
 from mdmf_ops.detector import Calibration
 from mdmf_ops.detector.backbone import BACKBONES
 from mdmf_ops.detector.detector import CALIBRATION_FILE, SIGNATURE_FILE, load_backbone, load_bank, load_model
@@ -28,7 +30,7 @@ HUB_IDS = {name: f"facebook/{name}" for name in BACKBONES if name.startswith("di
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="the detectors that are here, and the extractors that can be fetched")
+    listing = actions.add_parser("list", help="the detectors that are here, and the extractors that can be fetched")
     fetch = actions.add_parser("fetch", help="a DINOv2 checkpoint, as an extractor to train on")
     fetch.add_argument(
         "source", metavar="NAME|HUB_ID|DIR|URI", help=f"one of {', '.join(HUB_IDS)}; a hub id; a folder; gs://..."
@@ -40,15 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     verify = actions.add_parser("verify", help="check every file and tensor of detectors and extractors")
     verify.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    for action in (listing, fetch, verify):
+        action.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     return {"list": _list, "fetch": _fetch, "verify": _verify}[arguments.action](arguments)
 
 
-def _list(_arguments: argparse.Namespace) -> int:
-    print("detectors of this package:")
+def _list(arguments: argparse.Namespace) -> int:
     assets = model_assets.read_assets(model_assets.embedded())
+    if arguments.json:
+        detector = {"name": assets.manifest["name"], "detector_id": assets.detector_id, "folder": str(assets.folder)}
+        print(json.dumps({"detectors": [detector], "extractors": HUB_IDS}, indent=2))
+        return EXIT_OK
+    print("detectors of this package:")
     print(f"  {assets.manifest['name']:14}{assets.detector_id}, {_megabytes(assets)} MB")
     print("extractors for mdmf assets fetch NAME --revision COMMIT --output DIR:")
     for name, hub_id in HUB_IDS.items():
@@ -64,11 +72,15 @@ def _fetch(arguments: argparse.Namespace) -> int:
         raise UsageError(f"fetch needs {error.name}: pip install 'mdmf-ops[dinov2]' on Python 3.11 or later") from error
     source = HUB_IDS.get(arguments.source, arguments.source)
     try:
-        with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mdmf-") as folder, waiting(f"fetching {source}"):
             checkpoint = fetch_checkpoint(source, arguments.revision, Path(folder))
             assets = save_extractor(arguments.output, checkpoint, arguments.tile_px)
     except (OSError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
+    if arguments.json:
+        told = {"detector_id": assets.detector_id, "folder": str(arguments.output), "source": source}
+        print(json.dumps(told | {"weights_sha256": checkpoint.weights_sha256}, indent=2))
+        return EXIT_OK
     print(f"{assets.detector_id} in {arguments.output}, {_megabytes(assets)} MB")
     print(f"from {source} with SHA-256 {checkpoint.weights_sha256}")
     print(f"next: mdmf train --backbone_from {arguments.output} ...")
@@ -76,15 +88,20 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    status = EXIT_OK
+    found: list[dict[str, str | None]] = []
     for folder in arguments.folders:
         try:
             assets = model_assets.read_assets(folder)
-            print(f"{folder}: {assets.detector_id}, {_what(assets)}: {len(assets.manifest['files'])} files are whole")
+            what = _what(assets)
+            found.append({"folder": str(folder), "detector_id": assets.detector_id, "what": what, "error": None})
+            if not arguments.json:
+                print(f"{folder}: {assets.detector_id}, {what}: {len(assets.manifest['files'])} files are whole")
         except (ValueError, model_assets.AssetError) as error:
+            found.append({"folder": str(folder), "detector_id": None, "what": None, "error": str(error)})
             print(f"mdmf assets: {error}", file=sys.stderr)
-            status = EXIT_FAILED
-    return status
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    return EXIT_FAILED if any(each["error"] for each in found) else EXIT_OK
 
 
 def _what(assets: model_assets.Assets) -> str:

@@ -13,13 +13,15 @@ high.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.training.calibrate import calibrate
 
 
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held_out", action="store_true", help="score held-out images by the detector itself: no further training"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
@@ -40,6 +43,9 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     except (ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
     calibration = assets.manifest["calibration"]
+    if arguments.json:
+        print(json.dumps({"detector_id": assets.detector_id, "calibration": calibration}, indent=2))
+        return EXIT_OK
     strata, how = ", ".join(calibration["strata"]), calibration["scored_by"]
     print(f"{assets.detector_id}: {calibration['real_images']} real images, scored by {how}: {strata}")
     return EXIT_OK

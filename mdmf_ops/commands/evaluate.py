@@ -17,7 +17,8 @@ import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector import Detector
 from mdmf_ops.training.calibrate import SEED
 from mdmf_ops.training.evaluate import evaluate_detector, leave_one_out

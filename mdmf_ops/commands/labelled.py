@@ -1,12 +1,7 @@
-"""What the training verbs share: where the labelled images are, where work is kept, and a progress bar."""
+"""What the training verbs share: where the labelled images are, and where work is kept."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress
 
 from mdmf_ops.cli import UsageError
 from mdmf_ops.training.data import LabelledImage, read_folders, read_index
@@ -43,17 +38,3 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
         return indexed + read_folders(arguments.real, arguments.fake)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
-
-
-@contextmanager
-def progress_bar(description: str) -> Iterator[Callable[..., None]]:
-    """Shows a bar on the terminal's error output; yields a function of (done, total, loss)."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=None)
-
-        def update(done: int, total: int, loss: float | None = None) -> None:
-            text = description if loss is None else f"{description}, loss {loss:.3f}"
-            bar.update(task, completed=done, total=total, description=text)
-
-        yield update

@@ -14,20 +14,21 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from mdmf_ops.beam.commit import ManifestError
+from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.runs import latest_rows, latest_sql
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.scan import plain
-from mdmf_ops.detector import Verdict
+from mdmf_ops.commands.terminal import console, plain, waiting
+from mdmf_ops.schema import VERDICTS
+
+_SAID_IMAGES = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
-    parser.add_argument("--verdict", choices=[verdict.value for verdict in Verdict], help="only images of this verdict")
+    parser.add_argument("--verdict", choices=VERDICTS, help="only images of this verdict")
     parser.add_argument(
         "--limit", type=int, default=20, metavar="N", help="rows of the table, 0 for all (default: %(default)s)"
     )
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         if arguments.sql:
             print(latest_sql(output))
             return EXIT_OK
+        if not read_manifests(output):
+            raise UsageError(f"{output}: no committed run there; make one with mdmf scan ... --output {output}")
         rows = (row for row in latest_rows(output) if arguments.verdict in (None, row["verdict"]))
         if arguments.json:
             for row in rows:
@@ -56,17 +59,21 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
 def _show(rows: Iterator[dict[str, Any]], limit: int) -> None:
     table = Table("image", "verdict", "p-value", "scanned at", "run", box=None, header_style="bold")
     counts: Counter[str] = Counter()
-    for row in rows:
-        found = row["verdict"] or f"failed: {row['error_code']}"
-        counts[found] += 1
-        if not limit or table.row_count < limit:
-            p_value = "" if row["p_value"] is None else f"{row['p_value']:.4f}"
-            table.add_row(plain(row["image_uri"]), found, p_value, f"{row['scanned_at']:%Y-%m-%d %H:%M}", row["run_id"])
-    console = Console()
-    console.print(table)
+    with waiting("reading rows") as say:
+        for images, row in enumerate(rows, 1):
+            found = row["verdict"] or f"failed: {row['error_code']}"
+            counts[found] += 1
+            if not limit or table.row_count < limit:
+                p_value = "" if row["p_value"] is None else f"{row['p_value']:.4f}"
+                moment = f"{row['scanned_at']:%Y-%m-%d %H:%M}"
+                table.add_row(plain(row["image_uri"]), found, p_value, moment, row["run_id"])
+            if images % _SAID_IMAGES == 0:
+                say(f"{images:,} images")
+    screen = console()
+    screen.print(table)
     images = sum(counts.values())
     if images > table.row_count:
-        console.print(f"... and {images - table.row_count:,} more: --limit 0 or --json shows all")
+        screen.print(f"... and {images - table.row_count:,} more: --limit 0 or --json shows all")
     for found, count in sorted(counts.items()):
-        console.print(f"{found:24} {count:,}")
-    console.print(f"{'images':24} {images:,}")
+        screen.print(f"{found:24} {count:,}")
+    screen.print(f"{'images':24} {images:,}")

@@ -12,13 +12,13 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.terminal import console, waiting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def _list(manifests: list[dict[str, Any]], as_json: bool) -> int:
     for summary in runs:
         cells = (summary[column] for column in columns)
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in cells))
-    Console().print(table if runs else "no committed run")
+    console().print(table if runs else "no committed run")
     return EXIT_OK
 
 
@@ -76,8 +76,12 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verify(output: str, manifests: list[dict[str, Any]], as_json: bool) -> int:
-    wrong = {manifest["run_id"]: verify_run(output, manifest) for manifest in manifests}
-    loose = [file.path for file in strays(output)]
+    wrong = {}
+    with waiting("reading runs") as say:
+        for number, manifest in enumerate(manifests, 1):
+            say(f"{number} of {len(manifests)}")
+            wrong[manifest["run_id"]] = verify_run(output, manifest)
+        loose = [file.path for file in strays(output)]
     whole = not any(wrong.values())
     if as_json:
         print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
@@ -90,9 +94,10 @@ def _verify(output: str, manifests: list[dict[str, Any]], as_json: bool) -> int:
 
 
 def _collect(output: str, arguments: argparse.Namespace) -> int:
-    files = strays(output, arguments.older_than_h * 3600)
-    if not arguments.dry_run:
-        collect(output, files)
+    with waiting("looking for files of no run"):
+        files = strays(output, arguments.older_than_h * 3600)
+        if not arguments.dry_run:
+            collect(output, files)
     if arguments.json:
         print(json.dumps([file._asdict() for file in files], indent=2))
     else:

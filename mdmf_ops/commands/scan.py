@@ -25,7 +25,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -38,6 +37,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.beam.storage import absolute, exists, is_gcs, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.terminal import console, plain
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.detector import device_name, pick_device
@@ -222,22 +222,17 @@ def _plain(error: Exception) -> str:
 
 
 def _show(scan: Run, manifest: dict[str, Any]) -> None:
-    console = Console()
+    screen = console()
     if 0 < sum(file["rows"] for file in manifest["files"]) <= _LARGEST_LISTING:
-        console.print(_listing(scan, manifest))
+        screen.print(_listing(scan, manifest))
     for column, counts in manifest["counts"].items():
         if counts:
-            console.print(f"{column:12}", "  ".join(f"{name} {count:,}" for name, count in counts.items()))
-    console.print(
+            screen.print(f"{column:12}", "  ".join(f"{name} {count:,}" for name, count in counts.items()))
+    screen.print(
         f"{'images':12} {manifest['inputs']:,}", f"skipped {manifest['skipped']:,}" * (manifest["skipped"] > 0)
     )
-    console.print(f"{'parquet':12} {scan.output}", soft_wrap=True)
-    console.print(f"{'manifest':12} {scan.manifest_path}", soft_wrap=True)
-
-
-def plain(name: str) -> str:
-    """A stranger's name for a terminal: no colours, no control characters."""
-    return escape("".join(character if character.isprintable() else "?" for character in name))
+    screen.print(f"{'parquet':12} {scan.output}", soft_wrap=True)
+    screen.print(f"{'manifest':12} {scan.manifest_path}", soft_wrap=True)
 
 
 def _listing(scan: Run, manifest: dict[str, Any]) -> Table:

@@ -51,7 +51,7 @@ _SHOWN = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_stream_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON at the end, and nothing else")
-    parser.add_argument("--verbose", action="store_true", help="show Beam's log and whole tracebacks")
+    parser.add_argument("--verbose", action="store_true", help="show Beam's log, metrics, whole tracebacks")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         if local:
             drain_on_signals()
         print(f"mdmf stream: {stream.run_id} goes to {stream.output}", file=sys.stderr, flush=True)
-        with contextlib.nullcontext() if arguments.json else _status(result, local):
+        shown = not arguments.json and (sys.stderr.isatty() or arguments.verbose)
+        with _status(result, local) if shown else contextlib.nullcontext():
             result.wait_until_finish()
         if local:
             beam_local.SUBSCRIPTION.close()

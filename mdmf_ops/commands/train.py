@@ -19,7 +19,8 @@ import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, progress_bar, read_images
+from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector.detector import load_backbone
 from mdmf_ops.training.features import extract
 from mdmf_ops.training.fit import TrainingConfig, fit
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="detector, or extractor of mdmf assets fetch, that lends its extractor (default: embedded)",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
 def read_config(path: Path | None) -> TrainingConfig:
@@ -68,5 +70,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     training = describe_training(used, config)
     saved = save_detector(arguments.output, assets.manifest["backbone"], backbone, signature, bank, training)
     checkpoint.unlink(missing_ok=True)
-    print(f"{saved.detector_id} in {arguments.output}; next: mdmf calibrate {arguments.output} ...")
+    if arguments.json:
+        print(json.dumps({"detector_id": saved.detector_id, "folder": str(arguments.output)}, indent=2))
+    else:
+        print(f"{saved.detector_id} in {arguments.output}; next: mdmf calibrate {arguments.output} ...")
     return EXIT_OK

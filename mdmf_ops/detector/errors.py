@@ -1,12 +1,10 @@
 """Why an image could not be scored: a closed list of codes, and the error that carries one."""
 
-import re
 from enum import Enum
 
-_MAX_MESSAGE_CHARS = 300
+from mdmf_ops.text import one_line
 
-# Control characters, line separators, marks that turn the direction of text, and lone surrogates.
-_NOT_FOR_A_LINE = re.compile(r"[^\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]+")
+_MAX_MESSAGE_CHARS = 300
 
 
 class ErrorCode(str, Enum):
@@ -59,7 +57,7 @@ class ImageError(Exception):
     """
 
     def __init__(self, code: ErrorCode, message: str):
-        message = _NOT_FOR_A_LINE.sub(" ", message)[:_MAX_MESSAGE_CHARS]
+        message = one_line(message, _MAX_MESSAGE_CHARS)
         super().__init__(code, message)  # both, so that it can be pickled
         self.code = code
         self.message = message

@@ -67,20 +67,26 @@ def earlier(tmp_path):
     def add(run_id, rows):
         commit(run(run_id), len(rows), [write_shard(run(run_id), 0, 1, rows)], CommitOptions())
 
-    add("r1", rows("/kept", "/bigger") + rows("/lost", image_sha256=None) + rows("/crash", error_code="internal"))
+    add(
+        "r1",
+        rows("/kept", "/bigger")
+        + rows("/lost", image_sha256=None)
+        + rows("/empty", image_sha256=None, error_code="empty")
+        + rows("/crash", error_code="internal"),
+    )
     add("now", rows("/own"))
     write_shard(run("killed"), 0, 1, rows("/uncommitted"))
     return run("now")
 
 
 def test_only_rows_of_other_committed_runs_count(earlier, run_pipeline):
-    uris = ["/kept", "/bigger", "/lost", "/crash", "/own", "/uncommitted", "/new"]
+    uris = ["/kept", "/empty", "/bigger", "/lost", "/crash", "/own", "/uncommitted", "/new"]
     refs = [ImageRef(uri, size_bytes=6 if uri == "/bigger" else 5, modified_ns=100 * 10**9) for uri in uris]
     with run_pipeline() as p:
         split = p | beam.Create(refs, reshuffle=False) | SkipUnchanged(earlier.output, earlier)
-        assert_that(split.skipped, equal_to(["/kept"]), "skipped")
+        assert_that(split.skipped, equal_to(["/kept", "/empty"]), "skipped")
         changed = split.changed | beam.Map(_uri)
-        assert_that(changed, equal_to(uris[1:]), "changed")
+        assert_that(changed, equal_to(uris[2:]), "changed")
 
 
 def _uri(ref):

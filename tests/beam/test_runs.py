@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from conftest import files_in, make_row
 
@@ -45,6 +46,19 @@ def test_latest_is_the_newest_committed_row_of_every_image(output):
 def test_the_query_for_duckdb_says_the_same(output):
     rows = duckdb.sql(f"select image_uri, run_id from ({latest_sql(str(output))})").fetchall()
     assert sorted(rows) == LATEST
+
+
+@pytest.mark.parametrize("older", ["night-1", "night-2"])
+def test_files_of_an_older_schema_are_read_with_what_they_lack_unknown(output, older):
+    for path in output.glob(f"scan_date=*/{older}-*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns(["declared_software", "c2pa_signature", "declared_us"]), path)
+    columns = ("image_uri", "run_id", "scanned_at", "c2pa_signature")
+    rows = list(latest_rows(str(output), columns))
+    assert [(row["image_uri"], row["run_id"]) for row in rows] == LATEST
+    assert all(row.keys() == set(columns) and row["c2pa_signature"] is None for row in rows)
+    query = f"select image_uri, run_id, c2pa_signature from ({latest_sql(str(output))})"
+    assert sorted(duckdb.sql(query).fetchall()) == [(*row, None) for row in LATEST]
 
 
 def test_duckdb_reads_one_day_from_that_days_files_alone(output):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that
 from conftest import BROKEN, encode, photo, write_images
+from declared import WEB_UI_TEXT, png_with_text
 
 from mdmf_ops.beam import Image, Run, ScoreImages
 from mdmf_ops.beam.commit import read_manifest
@@ -98,6 +99,21 @@ def test_the_device_that_auto_took_is_a_metric_and_in_the_manifest(tmp_path):
     assert (counts["device"], counts["precision"]) == ({device: 5}, {"float32": 5})
     counters = {m.key.metric.name: m.committed for m in result.metrics().query()["counters"]}
     assert counters[f"images_scored_on_{device.split()[0]}"] == counters["images_scored"] == 5
+
+
+def test_a_row_says_what_the_file_says_of_itself_and_the_score_does_not_know(detector):
+    plain, marked = encode(photo(1), "PNG"), png_with_text(parameters=WEB_UI_TEXT)
+    rows = []
+    for content in (plain, marked, marked[:-5000], None):
+        result = detector.score([content])[0] if content else ImageError(ErrorCode.NOT_FOUND, "gone")
+        rows.append(make_row(Image(ImageRef("/in/a.png"), content), result, detector, RUN))
+    to_table(rows)
+    said = [(row["declared_source"], row["declared_by"], row["declared_software"]) for row in rows]
+    generated = ("trainedAlgorithmicMedia", "text", "Stable Diffusion web UI")
+    assert said == [(None, None, None), generated, generated, (None, None, None)]
+    assert [row["status"] for row in rows] == ["scored", "scored", "failed", "failed"]
+    assert [row["declared_us"] is None for row in rows] == [False, False, False, True]
+    assert rows[0]["mmd2"] == rows[1]["mmd2"] and rows[0]["verdict"] == rows[1]["verdict"]
 
 
 def test_row_id_is_the_content_under_the_detector(detector):

@@ -1,0 +1,37 @@
+"""From a row back to the bytes that it is of, for whoever wants to see or dispute it."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mdmf_ops.beam.image import Image, ImageRef, split_member
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.shards import find_member
+from mdmf_ops.beam.sources import local_ref
+from mdmf_ops.beam.storage import is_gcs, local_path
+from mdmf_ops.detector import ErrorCode, ImageError, Limits
+
+
+def reread(row: Mapping[str, Any], limits: Limits) -> Image:
+    """Reads a row's image again: exactly the generation that was scored, checked by its SHA-256.
+
+    Returns:
+        The bytes of the row, or an error: `not_found` where the image is gone, `changed` where other bytes are there
+        now, or another one that says why they cannot be read. Never other bytes.
+    """
+    uri = row["image_uri"]
+    ref = ImageRef(uri, row["image_generation"])
+    if row["image_sha256"] is None:
+        return Image(ref, None, ImageError(ErrorCode.UNREADABLE, "the row is of no bytes: they were not read"))
+    container, member = split_member(uri)
+    if member is not None:
+        shard = ImageRef(container, ref.generation)
+        if not is_gcs(container):
+            shard = local_ref(os.fsdecode(local_path(container)))
+        ref = find_member(uri, shard)._replace(uri=uri)
+    image = fetch_image(ref, limits)
+    if image.content is not None and hashlib.sha256(image.content).hexdigest() != row["image_sha256"]:
+        message = f"other bytes are there now: expected SHA-256 {row['image_sha256']}"
+        return Image(image.ref, None, ImageError(ErrorCode.CHANGED, message))
+    return image

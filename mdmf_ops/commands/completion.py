@@ -1,0 +1,49 @@
+"""Print a script by which a shell completes verbs, options and files.
+
+    mdmf completion bash > ~/.local/share/bash-completion/completions/mdmf
+    mdmf completion zsh > ~/.zfunc/_mdmf                 (a folder of $fpath)
+    mdmf completion fish > ~/.config/fish/completions/mdmf.fish
+
+The script is text: pressing TAB starts no Python. Print it again after an update.
+"""
+
+import argparse
+
+import shtab
+
+from mdmf_ops.cli import EXIT_OK, VERBS, MissingExtraError, make_parser
+
+SHELLS = ("bash", "zsh", "fish")
+
+_PATHS = ("INPUT", "OUTPUT", "PREVIOUS_OUTPUT", "SOURCE", "FILE", "DIR", "CSV", "JSON", "NAME|HUB_ID|DIR|URI")
+"""Metavars of arguments that may be local paths."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="which shell reads it")
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    parser, _modules = make_parser([verb for verb in VERBS if _is_installed(verb)])
+    _mark_paths(parser)
+    print(shtab.complete(parser, shell=arguments.shell))
+    return EXIT_OK
+
+
+def _mark_paths(parser: argparse.ArgumentParser) -> None:
+    """Has the names of files completed where an argument is one."""
+    for action in parser._actions:  # argparse has no public list of them
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                _mark_paths(child)
+        elif action.metavar in _PATHS:
+            action.complete = shtab.FILE
+
+
+def _is_installed(verb: str) -> bool:
+    """Whether a verb's packages are here; the others are completed by name alone."""
+    try:
+        make_parser([verb])
+    except MissingExtraError:
+        return False
+    return True

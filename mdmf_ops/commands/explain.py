@@ -1,0 +1,210 @@
+"""Say why one image got its verdict: in words, as a map, and as its score among those of real images.
+
+    mdmf explain photo.jpg                              scored now
+    mdmf explain gs://bucket/photo.jpg --save why       pictures into the folder why
+    mdmf explain --output scores --row_id 5a2d0e...     a row of an output: the map that it holds, and the image again
+    mdmf explain photo.jpg --json
+
+Of a row the very bytes that it is of are read again, the same generation with the same SHA-256, and scored by the
+detector that the row names; where the image is gone or was changed, or the score is another one, it says so.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mdmf_ops.beam.commit import ManifestError, read_manifests
+from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.load import local_copy
+from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.reread import reread
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.runs import find_rows
+from mdmf_ops.beam.score import make_row
+from mdmf_ops.beam.sources import list_images
+from mdmf_ops.beam.storage import absolute
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.terminal import console, plain, progress_bar
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, decode
+from mdmf_ops.report.explain import Explanation, calibration_chart, in_words, map_picture, to_json
+from model_assets import AssetError
+
+_TOLERANCE = 1e-3
+"""Of a score on another machine: the order of sums differs, and the last digits with it."""
+
+_GONE = {ErrorCode.NOT_FOUND: "gone", ErrorCode.CHANGED: "changed"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="local path or gs:// object")
+    parser.add_argument("--output", metavar="DIR", help="root folder of the dataset that holds the row, local or gs://")
+    parser.add_argument("--row_id", metavar="ID", help="of the row; mdmf latest --json shows it")
+    parser.add_argument(
+        "--assets",
+        metavar="DIR",
+        help="folder of the detector, local or gs:// (default: the run's, else the embedded micro)",
+    )
+    parser.add_argument("--alpha", type=float, help=f"level of the verdict on an IMAGE (default: {DEFAULT_ALPHA})")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        default=Path("explained"),
+        metavar="FOLDER",
+        help="where pictures go (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the explanation as JSON and nothing else")
+
+
+def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    of_row = bool(arguments.output or arguments.row_id)
+    if of_row == bool(arguments.image) or bool(arguments.output) != bool(arguments.row_id):
+        raise UsageError("name either an IMAGE, or --output DIR and --row_id ID")
+    if of_row and arguments.alpha is not None:
+        raise UsageError("--alpha: a row has its own; leave it out, or name the IMAGE")
+    torch.set_num_threads(1)  # two threads that contend for a core are far slower than one
+    try:
+        with progress_bar("reading and scoring"):
+            explanation = _explain_row(arguments) if of_row else _explain_image(arguments)
+        pictures = _save(explanation, arguments.save) if explanation.scored else {}
+    except (OSError, ValueError, AssetError, ManifestError) as error:
+        raise UsageError(str(error)) from error
+    except ImageError as error:
+        print(f"mdmf explain: {arguments.image}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    if arguments.json:
+        print(json.dumps(to_json(explanation) | {"pictures": pictures}, indent=2))
+    else:
+        _show(explanation, pictures)
+    return EXIT_OK if explanation.reproduced in ("same", "not_tried") else EXIT_FAILED
+
+
+def _explain_image(arguments: argparse.Namespace) -> Explanation:
+    """Scores an image now. Raises ImageError where it cannot be scored."""
+    source = absolute(arguments.image)
+    refs = list(islice(list_images(source), 2))
+    if len(refs) > 1:
+        raise UsageError(f"{arguments.image}: more than one image: name one; mdmf scan takes folders")
+    with local_copy(arguments.assets) as folder:
+        alpha = DEFAULT_ALPHA if arguments.alpha is None else arguments.alpha
+        detector = Detector.load(folder, alpha=alpha, device=arguments.device)
+    image = fetch_image(refs[0], detector.limits)
+    result = image.error or detector.score([image.content])[0]
+    if isinstance(result, ImageError):
+        raise result
+    row = make_row(image, result, detector, Run.start(".", "explain"))
+    return Explanation(row, decode(image.content, detector.limits).image, _comparable(detector, row), "not_tried")
+
+
+def _comparable(detector: Detector, row: dict[str, Any]) -> np.ndarray:
+    """(n,) float32: the calibration's scores of images of the row's size."""
+    return detector.calibration.stratum(len(row["patch_evidence"])).scores
+
+
+def _explain_row(arguments: argparse.Namespace) -> Explanation:
+    output = absolute(arguments.output).rstrip("/") or "/"
+    manifests = read_manifests(output)
+    rows = list(find_rows(output, [arguments.row_id], manifests))
+    if not rows:
+        raise UsageError(
+            f"--row_id {arguments.row_id}: no committed run of {output} has it; mdmf latest --json shows ids"
+        )
+    row = max(rows, key=lambda row: row["scanned_at"])
+    notes = []
+    if len(rows) > 1:
+        notes.append(f"{len(rows)} rows have this id, of the same bytes and detector; this is the newest.")
+    if row["status"] != "scored":
+        return Explanation(row, None, None, "not_tried", tuple(notes))
+    image = reread(row, Limits())
+    explanation = Explanation(row, None, None, "not_tried", tuple(notes))
+    detector, why_not = _detector_of(row, manifests, arguments)
+    if detector:
+        explanation = replace(explanation, calibration=_comparable(detector, row))
+    else:
+        notes.append(f"Not scored again, and not shown among the calibration's scores: {why_not}.")
+    if image.error is not None:
+        reproduced = _GONE.get(image.error.code, "unreadable")
+        notes.append(_lost(reproduced, image.ref, image.error))
+        return replace(explanation, reproduced=reproduced, notes=tuple(notes))
+    explanation = replace(explanation, image=decode(image.content, Limits()).image)
+    if detector:
+        reproduced, note = _score_again(row, image.content, detector)
+        explanation = replace(explanation, reproduced=reproduced)
+        notes.append(note)
+    return replace(explanation, notes=tuple(notes))
+
+
+def _detector_of(
+    row: dict[str, Any], manifests: list[dict[str, Any]], arguments: argparse.Namespace
+) -> tuple[Detector | None, str]:
+    """The detector that a row names, or why it is not at hand."""
+    recorded = {manifest["run_id"]: manifest.get("options", {}).get("assets") for manifest in manifests}
+    source = arguments.assets or recorded.get(row["run_id"])
+    mend = f"name the folder of {row['detector_id']} with --assets"
+    try:
+        with local_copy(source) as folder:
+            # A p-value does not hang on alpha: what is asked for need only be within every calibration's reach.
+            detector = Detector.load(folder, alpha=0.5, device=arguments.device)
+    except (OSError, AssetError) as error:
+        if arguments.assets:
+            raise
+        return None, f"{error}; {mend}"
+    found = detector.assets.detector_id
+    return (
+        (detector, "")
+        if found == row["detector_id"]
+        else (None, f"{source or 'the embedded detector'} is {found}; {mend}")
+    )
+
+
+def _score_again(row: dict[str, Any], content: bytes, detector: Detector) -> tuple[str, str]:
+    [result] = detector.score([content])
+    if isinstance(result, ImageError):
+        return "different", f"Scored again, it fails, which the row did not: {result}."
+    if abs(result.mmd2 - row["mmd2"]) <= _TOLERANCE:
+        return "same", f"Read and scored again: {result.mmd2:.4f}, as the row says."
+    return (
+        "different",
+        f"Read and scored again: {result.mmd2:.4f}, where the row says {row['mmd2']:.4f}: it does not reproduce.",
+    )
+
+
+def _lost(reproduced: str, ref: ImageRef, error: ImageError) -> str:
+    generation = "" if ref.generation is None else f" (generation {ref.generation})"
+    what = {
+        "gone": f"The image is gone: {ref.uri}{generation} is not there any more",
+        "changed": f"The image was changed: {ref.uri} does not hold the row's bytes{generation} any more",
+        "unreadable": f"The image cannot be read: {ref.uri}{generation}",
+    }[reproduced]
+    return f"{what} ({error.message}). What is shown is what the row holds."
+
+
+def _save(explanation: Explanation, folder: Path) -> dict[str, str]:
+    """Writes the pictures, named by the image and the row; returns their paths."""
+    row = explanation.row
+    stem = re.sub(r"[^A-Za-z0-9-]+", "_", Path(row["image_uri"].rpartition("/")[2]).stem)[:60] or "image"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{stem}-{row['row_id'][:8]}"
+    pictures = {"map": folder / f"{name}-map.png"}
+    map_picture(explanation).save(pictures["map"])
+    if explanation.calibration is not None:
+        pictures["p_value"] = folder / f"{name}-p_value.svg"
+        pictures["p_value"].write_text(calibration_chart(explanation), "utf-8")
+    return {kind: str(path) for kind, path in pictures.items()}
+
+
+def _show(explanation: Explanation, pictures: dict[str, str]) -> None:
+    screen = console()
+    screen.print(f"[bold]{plain(explanation.row['image_uri'])}[/]", soft_wrap=True)
+    for line in in_words(explanation):
+        screen.print(plain(line), soft_wrap=True)
+    for kind, path in pictures.items():
+        screen.print(f"{kind:8} {plain(path)}", soft_wrap=True)

@@ -1,0 +1,76 @@
+"""The marks that image generators leave in text chunks and EXIF: which generator, never what it was asked for."""
+
+import re
+from collections.abc import Mapping
+
+from mdmf_ops.provenance.exif import ARTIST, DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT
+
+WEB_UI = "Stable Diffusion web UI"
+
+_STEPS = re.compile(r"\bSteps: \d+, ")
+_STEPS_TO_SAMPLER_CHARS = 2000
+_COMFY_TEXT = re.compile(r'^(?:prompt|workflow):\s*\{|"class_type"\s*:|"last_node_id"\s*:', re.IGNORECASE)
+_MIDJOURNEY_TEXT = re.compile(r"\bJob ID: [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+# Keywords that one program alone writes.
+_OWN_KEYWORDS = {
+    "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI",
+    "invokeai_workflow": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "fooocus_scheme": "Fooocus",
+    "use_stable_diffusion_model": "Easy Diffusion",
+}
+
+# Names under which generators and their services sign as software; a photo editor's name says nothing of generation.
+_NAMES = re.compile(
+    r"\b(?:NovelAI|Midjourney|DALL[\-·. ]?E|Stable ?Diffusion|Stability ?AI|ComfyUI|InvokeAI|Fooocus|SwarmUI"
+    r"|Draw Things|DreamStudio|Adobe Firefly|Ideogram(?:\.?AI)?|Leonardo\.?AI|Easy Diffusion|FLUX\.[12][\w.-]*"
+    r"|Imagen ?[2-9]|Bing Image Creator|OpenAI|ChatGPT)(?![\w-])",
+    re.IGNORECASE,
+)
+_SEARCHED_CHARS = 64 << 10
+
+
+def named_generator(software: str) -> bool:
+    """Whether the name of a program is that of an image generator."""
+    return _NAMES.search(software[:_SEARCHED_CHARS]) is not None
+
+
+def _by_web_ui(text: str) -> bool:
+    """Whether a text ends as web UIs end theirs, `Steps: 28, Sampler: ...`; one pattern for both would be slow."""
+    sampler = text.rfind("Sampler: ")
+    return sampler >= 0 and _STEPS.search(text[max(0, sampler - _STEPS_TO_SAMPLER_CHARS) : sampler]) is not None
+
+
+def in_text_chunks(text: Mapping[str, str]) -> str | None:
+    """The generator that a PNG's text chunks, by keyword, are written by; None where none is known."""
+    text = {keyword: value[:_SEARCHED_CHARS] for keyword, value in text.items()}
+    for keyword, generator in _OWN_KEYWORDS.items():
+        if keyword in text:
+            return generator
+    parameters = text.get("parameters", "")
+    if '"sui_image_params"' in parameters:
+        return "SwarmUI"
+    if _by_web_ui(parameters):
+        return WEB_UI
+    if any(_COMFY_TEXT.search(text.get(keyword, "")) for keyword in ("prompt", "workflow")):
+        return "ComfyUI"
+    if _MIDJOURNEY_TEXT.search(text.get("Description", "")):
+        return "Midjourney"
+    software = text.get("Software", "")
+    return software if named_generator(software) else None
+
+
+def in_exif(tags: Mapping[int, str]) -> str | None:
+    """The generator that the text of EXIF tags is written by; None where none is known."""
+    tags = {tag: value[:_SEARCHED_CHARS] for tag, value in tags.items()}
+    if _by_web_ui(tags.get(USER_COMMENT, "")):
+        return WEB_UI
+    if any(_COMFY_TEXT.search(tags.get(tag, "")) for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT)):
+        return "ComfyUI"
+    if _MIDJOURNEY_TEXT.search(tags.get(DESCRIPTION, "")):
+        return "Midjourney"
+    signed = (tags.get(tag, "") for tag in (SOFTWARE, MAKE, ARTIST))
+    return next(filter(named_generator, signed), None)

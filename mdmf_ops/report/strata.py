@@ -1,0 +1,168 @@
+"""How often each kind of image is flagged, and where that is far more often than alpha promises."""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = ("format", "JPEG quality", "size", "source")
+
+WARN_TIMES = 3
+"""A stratum is warned of where even the lower end of its interval is this many times alpha."""
+MIN_IMAGES = 20
+"""Scored images under which a stratum is not judged."""
+
+_Z = 1.959964  # of a 95 % interval
+_QUALITIES = ((60, 75, 85, 95), ("below 60", "60-74", "75-84", "85-94", "95-100"))
+_MEGAPIXELS = ((0.25, 1, 4, 12), ("below 0.25 MP", "0.25-1 MP", "1-4 MP", "4-12 MP", "12 MP and more"))
+_OUTCOMES = ("likely_ai", "uncertain", "likely_real", "failed")
+_MAX_SOURCES = 30
+OTHER_SOURCES = "other folders"
+_MAX_FOLDERS = 20_000
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Counts of one kind of image.
+
+    Attributes:
+        kind: one of `KINDS`.
+        expected: how many real images as many as these would be flagged: the sum of their alphas.
+    """
+
+    kind: str
+    name: str
+    scored: int
+    flagged: int
+    uncertain: int
+    failed: int
+    expected: float
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the scored images that are likely_ai; None where none was scored."""
+        return self.flagged / self.scored if self.scored else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the rate."""
+        return wilson(self.flagged, self.scored)
+
+    @property
+    def warned(self) -> bool:
+        """Whether it is flagged far beyond alpha, and that is not chance."""
+        return self.scored >= MIN_IMAGES and self.interval[0] * self.scored > WARN_TIMES * self.expected
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a rate (Wilson 1927): of use at 0 of n too, where the plain one has no width."""
+    if not trials:
+        return 0.0, 1.0
+    rate, z2 = hits / trials, _Z**2
+    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
+    # At the ends it is exact, but for rounding.
+    return (max(middle - half, 0.0) if hits else 0.0), (min(middle + half, 1.0) if hits < trials else 1.0)
+
+
+def image_strata(row: Mapping[str, Any]) -> dict[str, str | None]:
+    """Format, JPEG quality and size class of a row; None where the row does not say."""
+    image_format, quality = row["image_format"], row["jpeg_quality"]
+    if image_format is None:
+        return dict.fromkeys(KINDS[:3])
+    return {
+        "format": image_format,
+        "JPEG quality": "not JPEG-like" if quality is None else _class(quality, *_QUALITIES),
+        "size": _class(row["width_px"] * row["height_px"] / 1e6, *_MEGAPIXELS),
+    }
+
+
+def _class(value: float, edges: tuple[float, ...], names: tuple[str, ...]) -> str:
+    return names[bisect_right(edges, value)]
+
+
+def folder_of(uri: str) -> tuple[str, ...]:
+    """Folders that an image lies in, outermost first: what is before the last slash, or the shard of one in a tar."""
+    shard, separator, _member = uri.partition(".tar#")
+    return tuple(f"{shard}.tar".split("/")) if separator else tuple(uri.split("/")[:-1])
+
+
+class Counts:
+    """Counts rows by stratum, a row at a time. Memory is bounded: beyond 20,000 folders their last levels merge."""
+
+    def __init__(self):
+        self._strata: dict[tuple[str, str], Counter[str]] = {}
+        self._folders: dict[tuple[str, ...], Counter[str]] = {}
+        self._depth: int | None = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Counts one row."""
+        found = {row["verdict"] or "failed": 1, "expected": row["alpha"] if row["verdict"] else 0}
+        for kind, name in image_strata(row).items():
+            if name is not None:
+                self._strata.setdefault((kind, name), Counter()).update(found)
+        self._folders.setdefault(folder_of(row["image_uri"])[: self._depth], Counter()).update(found)
+        while len(self._folders) > _MAX_FOLDERS:
+            self._depth = max(map(len, self._folders)) - 1
+            self._folders = _merge(self._folders, self._depth)
+
+    def sources(self) -> "Sources":
+        """The folders to tell images by: the deepest level at which they are few enough to read.
+
+        Where that is a single one, the largest of the level below, and the rest as one.
+        """
+        deepest = max(map(len, self._folders), default=0)
+        depth = next((d for d in range(deepest, 0, -1) if len(_merge(self._folders, d)) <= _MAX_SOURCES), 1)
+        if depth < deepest and len(_merge(self._folders, depth)) == 1:
+            depth += 1
+        counts = _merge(self._folders, depth)
+        largest = sorted(counts, key=lambda folder: (-sum(counts[folder][outcome] for outcome in _OUTCOMES), folder))
+        return Sources(depth, frozenset(largest[: _MAX_SOURCES - (len(largest) > _MAX_SOURCES)]))
+
+    def strata(self) -> list[Stratum]:
+        """Every stratum, by kind; qualities and sizes in their order, the others by count."""
+        order = {name: place for place, name in enumerate((*_QUALITIES[1], *_MEGAPIXELS[1]))}
+        sources = self.sources()
+        counted = dict(self._strata)
+        for folder, found in self._folders.items():
+            counted.setdefault(("source", sources.name(folder)), Counter()).update(found)
+        strata = [_stratum(kind, name, found) for (kind, name), found in counted.items()]
+        return sorted(strata, key=lambda s: (KINDS.index(s.kind), order.get(s.name, -1), -s.scored, s.name))
+
+    def overall(self) -> Stratum:
+        """All rows as one stratum."""
+        return _stratum("all", "all images", sum(self._folders.values(), Counter()))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which folder an image is counted under.
+
+    Attributes:
+        depth: levels of folders that tell sources apart.
+        named: those that are sources of their own; the others are one.
+    """
+
+    depth: int
+    named: frozenset[tuple[str, ...]]
+
+    def name(self, folder: tuple[str, ...]) -> str:
+        """Source of the images in a folder, as a person writes it."""
+        folder = folder[: self.depth]
+        return ("/".join(folder) or "/") if folder in self.named else OTHER_SOURCES
+
+
+def _merge(folders: Mapping[tuple[str, ...], Counter[str]], depth: int) -> dict[tuple[str, ...], Counter[str]]:
+    merged: dict[tuple[str, ...], Counter[str]] = {}
+    for folder, found in folders.items():
+        merged.setdefault(folder[:depth], Counter()).update(found)
+    return merged
+
+
+def _stratum(kind: str, name: str, found: Counter[str]) -> Stratum:
+    scored = found["likely_ai"] + found["uncertain"] + found["likely_real"]
+    return Stratum(
+        kind, name, scored, found["likely_ai"], found["uncertain"], found["failed"], float(found["expected"])
+    )

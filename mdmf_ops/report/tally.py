@@ -1,0 +1,180 @@
+"""Rows to what a page shows of them, a row at a time: counts, distributions, and the images to show one by one.
+
+Memory is bounded by what is shown, but for two numbers of each scored image.
+"""
+
+import hashlib
+import heapq
+import math
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mdmf_ops.report.strata import Counts
+from mdmf_ops.report.svg import histogram
+from mdmf_ops.schema import SCHEMA
+
+Row = Mapping[str, Any]
+
+DECLARED = tuple(name for name in SCHEMA.names if name.startswith(("declared_", "c2pa_")) and not name.endswith("_us"))
+"""Columns of what a file says of itself."""
+
+LIST_COLUMNS = (
+    *("row_id", "run_id", "scanned_at", "image_uri", "image_generation", "image_bytes", "image_format"),
+    *("width_px", "height_px", "jpeg_quality", "status", "error_code", "error_message", "mmd2", "p_value"),
+    *("verdict", "alpha", *DECLARED, "detector_id", "calibration_id"),
+)
+"""What is read of every row."""
+
+SECTIONS = {
+    "strongest": "The smallest p-values, and of equal ones the higher score.",
+    "uncertain": "p-values nearest to alpha, on either side of it: where the verdict hangs on least.",
+    "random": "Any scored image: what an ordinary one looks like.",
+}
+"""Of the gallery, with what is in each."""
+
+VERDICTS = ("likely_ai", "uncertain", "likely_real")
+_BARS = 20
+_SCORE_BARS = 40
+_EXAMPLES = 3
+_MAX_DECLARED = 50
+_MAX_CHARTS = 4
+
+
+class Smallest:
+    """The `count` rows with the smallest keys of all that were pushed."""
+
+    def __init__(self, count: int, key: Callable[[Row], tuple]):
+        self._count = count
+        self._key = key
+        self._heap: list[tuple[_Reversed, int, Row]] = []
+        self._pushed = 0
+
+    def push(self, row: Row) -> None:
+        """Keeps the row if it is among the smallest so far."""
+        entry = (_Reversed(self._key(row)), -self._pushed, row)
+        self._pushed += 1
+        if len(self._heap) < self._count:
+            heapq.heappush(self._heap, entry)
+        elif self._heap and self._heap[0] < entry:
+            heapq.heapreplace(self._heap, entry)
+
+    def rows(self) -> list[Row]:
+        """Them, smallest first."""
+        return [row for _key, _place, row in sorted(self._heap, reverse=True)]
+
+
+class _Reversed:
+    """A key that sorts the other way round: the heap's first is then the one to drop."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: tuple):
+        self.key = key
+
+    def __lt__(self, other: "_Reversed") -> bool:
+        return other.key < self.key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Reversed) and other.key == self.key
+
+
+def _by_strength(row: Row) -> tuple:
+    if row["verdict"] is None:
+        return (2.0, 0.0, row["image_uri"])  # behind every p-value
+    return (row["p_value"], -row["mmd2"], row["image_uri"])
+
+
+def _by_doubt(row: Row) -> tuple:
+    return (abs(math.log(row["p_value"] / row["alpha"])), row["image_uri"])
+
+
+def _by_chance(row: Row) -> tuple:
+    return (hashlib.sha256(f"{row['image_uri']}\n{row['row_id']}".encode()).digest(),)
+
+
+class Tally:
+    """What is known after the rows that were added.
+
+    Attributes:
+        strata: counts by kind of image.
+        outcomes: rows by verdict, `failed` being one.
+        detectors: the same for each (detector_id, alpha).
+        errors: failed rows by code; `examples` has the first few of each.
+        declared: scored and failed rows by what they say, for each of `DECLARED`.
+        list: the rows to list.
+        sections: by name of `SECTIONS`, the rows to show with their maps.
+    """
+
+    def __init__(self, list_rows: int, gallery_rows: int):
+        self.strata = Counts()
+        self.outcomes: Counter[str] = Counter()
+        self.detectors: dict[tuple[str, float], Counter[str]] = {}
+        self.errors: Counter[str] = Counter()
+        self.examples: dict[str, list[Row]] = {}
+        self.declared: dict[str, Counter[str]] = {name: Counter() for name in DECLARED}
+        self.list = Smallest(list_rows, _by_strength)
+        keys = {"strongest": _by_strength, "uncertain": _by_doubt, "random": _by_chance}
+        self.sections = {name: Smallest(gallery_rows, keys[name]) for name in SECTIONS}
+        self._values: dict[tuple[str, str], tuple[array, array]] = {}
+
+    def add(self, row: Row) -> None:
+        """Takes one row in, with `LIST_COLUMNS`."""
+        outcome = row["verdict"] or "failed"
+        self.strata.add(row)
+        self.outcomes[outcome] += 1
+        self.detectors.setdefault((row["detector_id"], row["alpha"]), Counter())[outcome] += 1
+        for name, counts in self.declared.items():
+            # A stranger chooses the values: beyond a bound, new ones are counted together.
+            if (value := row.get(name)) is not None:
+                counts[value if value in counts or len(counts) < _MAX_DECLARED else "others"] += 1
+        self.list.push(row)
+        if row["verdict"] is None:
+            self.errors[row["error_code"]] += 1
+            examples = self.examples.setdefault(row["error_code"], [])
+            if len(examples) < _EXAMPLES:
+                examples.append(row)
+            return
+        p_values, scores = self._values.setdefault((row["detector_id"], outcome), (array("f"), array("f")))
+        p_values.append(row["p_value"])
+        scores.append(row["mmd2"])
+        for section in self.sections.values():
+            section.push(row)
+
+    def p_value_chart(self) -> str:
+        """Histogram of all p-values, by verdict, as SVG."""
+        edges = np.linspace(0, 1, _BARS + 1)
+        values = {
+            verdict: [p_values for (_id, found), (p_values, _scores) in self._values.items() if found == verdict]
+            for verdict in VERDICTS
+        }
+        counts = {verdict: _binned(edges, arrays) for verdict, arrays in values.items()}
+        scored = sum(self.outcomes[verdict] for verdict in VERDICTS)
+        title = f"p-values of {scored:,} scored images; dotted: as many in each bar as if all were real"
+        return histogram(edges, counts, title=title, x_label="p-value", expected=scored / _BARS)
+
+    def score_charts(self) -> dict[str, str]:
+        """Histogram of the scores of each detector, by verdict, as SVG: the most used detectors, since scores of two
+        detectors do not compare."""
+        most_used = sorted(self.detectors, key=lambda key: -sum(self.detectors[key].values()))
+        ids = list(dict.fromkeys(detector_id for detector_id, _alpha in most_used))[:_MAX_CHARTS]
+        return {detector_id: chart for detector_id in ids if (chart := self._score_chart(detector_id))}
+
+    def _score_chart(self, detector_id: str) -> str | None:
+        scores = {verdict: self._values.get((detector_id, verdict), ((), ()))[1] for verdict in VERDICTS}
+        present = [np.asarray(values) for values in scores.values() if len(values)]
+        if not present:
+            return None
+        low, high = min(values.min() for values in present), max(values.max() for values in present)
+        edges = np.linspace(low, high if high > low else low + 1e-3, _SCORE_BARS + 1)
+        counts = {verdict: _binned(edges, [values]) for verdict, values in scores.items()}
+        title = f"scores of {sum(map(len, present)):,} images under {detector_id}, by verdict"
+        return histogram(edges, counts, title=title, x_label="score (squared MMD)")
+
+
+def _binned(edges: np.ndarray, arrays: list[array]) -> list[int]:
+    values = np.concatenate([np.asarray(values, np.float64) for values in arrays]) if arrays else np.empty(0)
+    return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].tolist()

@@ -1,0 +1,220 @@
+"""`mdmf explain`: an image, an object, and a row whose image is there, gone, changed or of another detector."""
+
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import emulators
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import copy_detector, encode, photo
+from emulators import Bucket
+from PIL import Image
+from scans import read_rows, scan
+
+from mdmf_ops import cli
+from mdmf_ops.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    """A folder with images `in`, one of them in a shard and one broken, and the output `out` of their scan."""
+    folder = tmp_path_factory.mktemp("scanned")
+    (folder / "in").mkdir()
+    for i in range(3):
+        (folder / "in" / f"{i}.jpg").write_bytes(encode(photo(i, 96, 160)))
+    (folder / "in" / "half.jpg").write_bytes(encode(photo(1))[:-700])
+    with tarfile.open(folder / "in" / "shard.tar", "w") as archive:
+        archive.add(folder / "in" / "2.jpg", "member.jpg")
+    scan(folder / "in", folder / "out")
+    return folder
+
+
+def rows_of(folder):
+    return {row["image_uri"].rpartition("/")[2]: row for row in read_rows(folder / "out")}
+
+
+@pytest.fixture
+def place(scanned, tmp_path):
+    """The scanned folder, to change at will: rows name the images of the original."""
+    shutil.copytree(scanned / "out", tmp_path / "out")
+    kept = {path: path.read_bytes() for path in (scanned / "in").iterdir()}
+    yield tmp_path
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def explain(capsys, folder, *arguments, status=0):
+    """Runs the command with --json; returns what it printed."""
+    command = ["explain", *map(str, arguments), "--json", "--device", "cpu", "--save", str(folder / "why")]
+    assert cli.main(command) == status, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def of_row(folder, row):
+    return ("--output", folder / "out", "--row_id", row["row_id"])
+
+
+def test_a_local_image_is_scored_and_shown(scanned, tmp_path, capsys):
+    found = explain(capsys, tmp_path, scanned / "in" / "0.jpg")
+    [score] = Detector.load(device="cpu").score([(scanned / "in" / "0.jpg").read_bytes()])
+    assert (found["mmd2"], found["p_value"], found["verdict"]) == (score.mmd2, score.p_value, score.verdict.value)
+    assert found["reproduced"] == "not_tried"
+    assert found["patches"]["count"] == score.evidence.size == 15
+    picture = Image.open(found["pictures"]["map"])
+    left = np.asarray(picture.convert("RGB"), float)[:96, 25:185]  # centred in a cell of 210 px
+    assert np.abs(left - photo(0, 96, 160)).mean() < 10
+    assert Path(found["pictures"]["p_value"]).read_text().startswith("<svg")
+
+
+def test_alpha_moves_the_verdict_and_not_the_score(scanned, tmp_path, capsys):
+    strict, lax = (explain(capsys, tmp_path, scanned / "in" / "0.jpg", "--alpha", a) for a in (0.001, 0.9999))
+    assert strict["mmd2"] == lax["mmd2"] and strict["score_at_alpha"] > lax["score_at_alpha"]
+    assert lax["verdict"] == "likely_ai"
+
+
+def test_a_row_is_read_and_scored_again(scanned, place, capsys):
+    row = rows_of(scanned)["1.jpg"]
+    found = explain(capsys, place, *of_row(place, row))
+    assert (found["reproduced"], found["image_uri"]) == ("same", row["image_uri"])
+    assert found["mmd2"] == pytest.approx(row["mmd2"])
+    assert "as the row says" in " ".join(found["notes"])
+    assert set(found["pictures"]) == {"map", "p_value"}
+
+
+def test_an_image_in_a_shard_is_found_again(scanned, place, capsys):
+    # The same bytes lie beside it, and so both rows have one id: an output without the other one tells.
+    row = rows_of(scanned)["shard.tar#member.jpg"]
+    output = place / "shard"
+    scan(scanned / "in" / "shard.tar", output)
+    found = explain(capsys, place, "--output", output, "--row_id", row["row_id"])
+    assert (found["reproduced"], found["image_uri"]) == ("same", row["image_uri"])
+
+
+def test_an_id_of_several_rows_says_so(scanned, place, capsys):
+    row = rows_of(scanned)["2.jpg"]
+    assert row["row_id"] == rows_of(scanned)["shard.tar#member.jpg"]["row_id"]
+    assert "2 rows have this id" in " ".join(explain(capsys, place, *of_row(place, row))["notes"])
+
+
+@pytest.mark.parametrize(
+    ("harm", "reproduced", "said"),
+    [
+        (Path.unlink, "gone", "The image is gone"),
+        (lambda path: path.write_bytes(encode(photo(50))), "changed", "The image was changed"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "changed", "The image was changed"),
+    ],
+    ids=["gone", "overwritten", "a byte more"],
+)
+def test_an_image_that_is_not_the_rows_any_more_is_not_shown(scanned, place, capsys, harm, reproduced, said):
+    row = rows_of(scanned)["1.jpg"]
+    whole = explain(capsys, place, *of_row(place, row))
+    with_image = Image.open(whole["pictures"]["map"]).size
+    harm(Path(row["image_uri"]))
+    found = explain(capsys, place, *of_row(place, row), status=cli.EXIT_FAILED)
+    assert found["reproduced"] == reproduced and said in " ".join(found["words"])
+    assert found["p_value"] == whole["p_value"] and found["patches"] == whole["patches"], "what the row holds stands"
+    alone = Image.open(found["pictures"]["map"])
+    assert alone.size[0] != with_image[0]
+    assert len(set(alone.crop((130, 0, 290, 96)).get_flattened_data())) < 60, "colours of a map, and no photograph"
+
+
+def test_a_row_that_does_not_reproduce_says_so(scanned, place, capsys):
+    [path] = (place / "out").glob("scan_date=*/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    place_of = table.schema.get_field_index("mmd2")
+    forged = pa.array([value and value + 0.01 for value in table["mmd2"].to_pylist()], pa.float32())
+    pq.write_table(table.set_column(place_of, table.schema.field(place_of), forged), path)
+    found = explain(capsys, place, *of_row(place, rows_of(scanned)["1.jpg"]), status=cli.EXIT_FAILED)
+    assert found["reproduced"] == "different" and "does not reproduce" in " ".join(found["words"])
+
+
+def test_a_failed_row_is_explained_without_pictures(scanned, place, capsys):
+    found = explain(capsys, place, *of_row(place, rows_of(scanned)["half.jpg"]))
+    assert found["words"][0].startswith("not scored: truncated")
+    assert found["pictures"] == {} and not (place / "why").exists()
+
+
+def test_the_rows_own_detector_is_taken_from_its_run(scanned, tmp_path, capsys):
+    detector_id = copy_detector(tmp_path / "other", "other")
+    scan(scanned / "in" / "0.jpg", tmp_path / "out", assets=str(tmp_path / "other"))
+    [row] = read_rows(tmp_path / "out")
+    found = explain(capsys, tmp_path, *of_row(tmp_path, row))
+    assert (found["reproduced"], found["detector_id"]) == ("same", detector_id)
+    (tmp_path / "other").rename(tmp_path / "moved")
+    absent = explain(capsys, tmp_path, *of_row(tmp_path, row))
+    assert absent["reproduced"] == "not_tried" and "calibration_scores" not in absent
+    assert "map" in absent["pictures"] and "p_value" not in absent["pictures"]
+    assert f"name the folder of {detector_id} with --assets" in " ".join(absent["notes"])
+    named = explain(capsys, tmp_path, *of_row(tmp_path, row), "--assets", tmp_path / "moved")
+    assert named["reproduced"] == "same"
+
+
+def test_in_a_bucket_exactly_the_rows_generation_is_read(tmp_path, capsys):
+    with emulators.fake_gcs_server() as url, emulators.environment(url):
+        bucket = Bucket()
+        generation = bucket.put("in/a.jpg", encode(photo(1, 96, 160)))
+        uri = bucket.uri("in/a.jpg")
+        found = explain(capsys, tmp_path, uri)
+        assert (found["image_uri"], found["image_generation"]) == (uri, generation)
+        scan(bucket.uri("in/"), tmp_path / "out")
+        asked = of_row(tmp_path, found)
+        assert explain(capsys, tmp_path, *asked)["reproduced"] == "same"
+        bucket.put("in/a.jpg", encode(photo(2, 96, 160)))
+        changed = explain(capsys, tmp_path, *asked, status=cli.EXIT_FAILED)
+        assert changed["reproduced"] == "changed" and f"generation {generation}" in " ".join(changed["words"])
+        bucket.delete("in/a.jpg")
+        assert explain(capsys, tmp_path, *asked, status=cli.EXIT_FAILED)["reproduced"] == "gone"
+
+
+def test_people_read_it_in_words_and_find_the_pictures(scanned, tmp_path, capsys):
+    assert cli.main(["explain", str(scanned / "in" / "0.jpg"), "--save", str(tmp_path / "why"), "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    assert re.search(r"p 0\.\d+", told.out) and "A verdict is evidence, not an action" in told.out
+    for path in re.findall(r"^(?:map|p_value) +(\S+)$", told.out, re.MULTILINE):
+        assert Path(path).is_file()
+    assert len(list((tmp_path / "why").iterdir())) == 2
+    assert told.err == "", "quiet where the error output is no terminal"
+
+
+def test_pictures_of_two_images_of_one_name_lie_beside_each_other_whatever_the_name(tmp_path, capsys):
+    for i, folder in enumerate(("one", "two")):
+        path = tmp_path / folder / "..\x1b[31m $(rm) é.jpg"
+        path.parent.mkdir()
+        path.write_bytes(encode(photo(i)))
+        explain(capsys, tmp_path, path)
+    pictures = [path.name for path in (tmp_path / "why").iterdir()]
+    assert len(pictures) == 4
+    assert all(re.fullmatch(r"[\w-]+-[0-9a-f]{8}-(map\.png|p_value\.svg)", name, re.ASCII) for name in pictures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name either an IMAGE"),
+        (["a.jpg", "--row_id", "x"], "name either an IMAGE"),
+        (["--row_id", "x"], "name either an IMAGE"),
+        (["--output", "out", "--row_id", "x", "--alpha", "0.5"], "--alpha: a row has its own"),
+        (["missing.jpg"], "missing.jpg: nothing there"),
+        (["in"], "more than one image"),
+        (["in/0.jpg", "--alpha", "1e-9"], "alpha=1e-09"),
+        (["in/0.jpg", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
+        (["--output", "out", "--row_id", "beef"], "--row_id beef: no committed run"),
+        (["s3://a/b.jpg"], "local paths and gs://"),
+    ],
+)
+def test_what_cannot_be_carried_out_says_why_in_a_line(scanned, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(scanned)
+    assert cli.main(["explain", *arguments]) == cli.EXIT_USAGE
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("mdmf explain: ") and message in line
+
+
+def test_an_image_that_cannot_be_scored_says_why(scanned, capsys):
+    assert cli.main(["explain", str(scanned / "in" / "half.jpg")]) == cli.EXIT_FAILED
+    [line] = capsys.readouterr().err.splitlines()
+    assert "truncated" in line and "half.jpg" in line

@@ -1,0 +1,181 @@
+"""What scripts and shells may count on: exit statuses, JSON, whole lines, quiet pipes, completion."""
+
+import datetime
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, copy_detector, make_row, write_images
+
+import model_assets
+from mdmf_ops import cli
+from mdmf_ops.beam import Run
+from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
+
+LONG = "/archive/" + "a-rather-long-folder-name/" * 6 + "photo.jpg"
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """An output of one run of 3,000 rows: more JSON than a pipe holds."""
+    output = tmp_path_factory.mktemp("scores")
+    run = Run(str(output), "night", "2026-01-02", "2026-01-02T01:00:00+00:00")
+    moment = datetime.datetime(2026, 1, 2, 1, tzinfo=datetime.timezone.utc)
+    rows = [
+        make_row(uri) | {"run_id": "night", "scanned_at": moment} for uri in (LONG, *map("/b/{}".format, range(2999)))
+    ]
+    commit(run, len(rows), [write_shard(run, 0, 1, rows)], CommitOptions())
+    return output
+
+
+def status_of(*arguments):
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as exit_:  # argparse's own
+        return exit_.code
+
+
+def test_status_0_is_done(output, capsys):
+    assert status_of("runs", "verify", output) == 0
+    assert status_of("latest", output) == 0
+    assert status_of("schema") == 0
+    assert status_of("assets", "verify", model_assets.embedded()) == 0
+
+
+def test_status_1_is_failed_or_damaged(output, tmp_path, capsys):
+    copy_detector(tmp_path / "detector", "d")
+    (tmp_path / "detector" / "bank.safetensors").write_bytes(b"x")
+    assert status_of("assets", "verify", tmp_path / "detector") == 1
+    run = Run(str(tmp_path / "damaged"), "r", "2026-01-02", "2026-01-02T01:00:00+00:00")
+    file = write_shard(run, 0, 1, [make_row("/a") | {"run_id": "r"}])
+    commit(run, 1, [file], CommitOptions())
+    (tmp_path / "damaged" / file["path"]).write_bytes(b"x")
+    assert status_of("runs", "verify", tmp_path / "damaged") == 1
+
+
+def test_status_1_is_a_run_that_is_not_complete(tmp_path, capsys):
+    photos = write_images(tmp_path / "photos", good=1, broken=1)
+    arguments = ("--output", tmp_path / "scores", "--workers", 1, "--max_failed_fraction", 0)
+    assert status_of("scan", photos, *arguments) == 1
+    assert "not complete" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["latest", "nowhere"],
+        ["latest", "s3://bucket/scores"],
+        ["latest", "scores", "--colour"],
+        ["runs", "count", "scores"],
+        ["scan", "--output", "scores"],
+        ["schema", "--format", "bigquery"],
+        ["completion", "dos"],
+        ["nothing"],
+        [],
+    ],
+)
+def test_status_2_is_a_command_that_cannot_be_carried_out(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert status_of(*arguments) == 2
+    told = capsys.readouterr()
+    assert told.err.strip() and not told.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_statuses_are_told_by_help_and_by_the_page_for_operators():
+    page = (ROOT / "docs/operators.md").read_text()
+    for status in (cli.EXIT_OK, cli.EXIT_FAILED, cli.EXIT_USAGE):
+        assert f"| {status} |" in page
+        assert f"{status} " in cli.EPILOG
+
+
+def json_of(capsys, *arguments):
+    status = status_of(*arguments, "--json")
+    told = capsys.readouterr()
+    return status, json.loads(told.out), told.err
+
+
+def test_json_is_all_that_stdout_has(output, tmp_path, capsys):
+    status, runs, errors = json_of(capsys, "runs", "list", output)
+    assert (status, [run["run_id"] for run in runs], errors) == (0, ["night"], "")
+    assert json_of(capsys, "runs", "verify", output) == (0, {"runs": {"night": []}, "strays": []}, "")
+    assert json_of(capsys, "runs", "gc", output) == (0, [], "")
+    status, assets, errors = json_of(capsys, "assets", "list")
+    embedded = model_assets.read_assets(model_assets.embedded()).detector_id
+    assert (status, assets["detectors"][0]["detector_id"], errors) == (0, embedded, "")
+    status, verified, errors = json_of(capsys, "assets", "verify", model_assets.embedded())
+    assert (status, verified[0]["detector_id"], verified[0]["error"], errors) == (0, embedded, None, "")
+    status, verified, errors = json_of(capsys, "assets", "verify", tmp_path)
+    assert status == 1 and verified[0]["error"] and len(errors.splitlines()) == 1
+
+
+def mdmf(*arguments, **options):
+    command = [sys.executable, "-m", "mdmf_ops", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **options)
+
+
+def test_a_pipe_gets_whole_lines_and_no_progress(output):
+    done = mdmf("latest", output, "--limit", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = [line for line in done.stdout.splitlines() if "photo.jpg" in line]
+    assert line.split()[:2] == [LONG, "likely_real"]
+    assert "\x1b" not in done.stdout
+
+
+def test_what_only_reads_an_output_starts_without_beam_and_torch(output):
+    script = f"""
+import sys
+from mdmf_ops.cli import main
+main(["latest", {str(output)!r}, "--limit", "1"]), main(["runs", "list", {str(output)!r}]), main(["schema"])
+print(sorted(sys.modules.keys() & {{"apache_beam", "torch", "google.cloud.storage"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.splitlines()[-1], done.returncode) == ("[]", 0), done.stderr
+
+
+def test_a_reader_that_has_read_enough_is_no_error(output):
+    command = f"set -o pipefail; {sys.executable} -m mdmf_ops latest {output} --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["image_uri"] == LONG
+
+
+def completed(script, *words):
+    """What bash offers for the last of some words."""
+    quoted = " ".join(f"'{word}'" for word in words)
+    ask = (
+        f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; COMP_LINE='{' '.join(words)}'; COMP_POINT=${{#COMP_LINE}}"
+    )
+    function = "$(complete -p mdmf | sed -E 's/.*-F ([^ ]+) .*/\\1/')"
+    code = f"{script}\n{ask}; {function} mdmf '{words[-1]}' '{words[-2]}'; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return [word.strip() for word in done.stdout.split("\n") if word.strip()]
+
+
+@pytest.fixture(scope="module")
+def script():
+    done = mdmf("completion", "bash")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_bash_completes_verbs_options_and_choices(script):
+    assert completed(script, "mdmf", "s") == ["scan", "schema", "stream"]
+    assert completed(script, "mdmf", "scan", "--skip") == ["--skip_unchanged"]
+    assert completed(script, "mdmf", "scan", "--device", "c") == ["cpu", "cuda"]
+    assert completed(script, "mdmf", "runs", "v") == ["verify"]
+    assert completed(script, "mdmf", "assets", "f") == ["fetch"]
+
+
+def test_bash_completes_files_where_an_argument_is_one(script, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert completed(script, "mdmf", "scan", f"{tmp_path}/pho") == [f"{tmp_path}/photos"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script_too(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(verb in script for verb in cli.VERBS) and "skip_unchanged" in script

@@ -1,0 +1,267 @@
+"""What files say of their origin: of every format and every known mark, of none, and of files made to do harm."""
+
+import random
+import struct
+import time
+import tracemalloc
+import zlib
+
+import pytest
+from conftest import BROKEN, encode, photo
+from declared import (
+    COMFY_PROMPT,
+    COMFY_WORKFLOW,
+    GENERATED,
+    IPTC,
+    WEB_UI_TEXT,
+    after_pixels,
+    chunk,
+    exif,
+    picture,
+    png_with_text,
+    with_segments,
+    xmp,
+)
+
+from mdmf_ops.provenance import read_declaration
+from mdmf_ops.provenance.generators import WEB_UI
+
+SOFTWARE, MAKE, MODEL, DESCRIPTION = 0x0131, 0x010F, 0x0110, 0x010E
+
+
+def said(content):
+    declaration = read_declaration(content)
+    return declaration.source, declaration.by, declaration.software
+
+
+NOTHING = (None, None, None)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "GIF", "BMP"])
+def test_a_file_that_says_nothing_declares_nothing(image_format):
+    declaration = read_declaration(encode(photo(1), image_format))
+    assert (declaration.source, declaration.by, declaration.software) == NOTHING
+    assert declaration.c2pa_signature is None and declaration.read_us >= 0
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_iptc_source_types_are_read_from_the_xmp_of_every_format(image_format):
+    packet = xmp(software="Some Editor 3")
+    if image_format == "PNG":
+        content = png_with_text(international=True, **{"XML:com.adobe.xmp": packet.decode()})
+    elif image_format == "TIFF":
+        content = picture("TIFF", tiffinfo={700: packet})
+    else:
+        content = picture(image_format, xmp=packet)
+    assert said(content) == (GENERATED, "xmp", "Some Editor 3")
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_software_is_read_from_every_format_and_says_nothing_of_generation(image_format):
+    assert said(picture(image_format, exif=exif({SOFTWARE: "Camera 1.0"}))) == (None, None, "Camera 1.0")
+
+
+@pytest.mark.parametrize("order", ["be", "le"])
+def test_the_web_uis_comment_is_found_in_exif(order):
+    comment = b"UNICODE\0" + WEB_UI_TEXT.encode(f"utf-16-{order}")
+    assert said(picture("JPEG", exif=exif({}, comment))) == (GENERATED, "exif", WEB_UI)
+    assert said(picture("WEBP", exif=exif({}, b"ASCII\0\0\0" + WEB_UI_TEXT.encode()))) == (GENERATED, "exif", WEB_UI)
+
+
+@pytest.mark.parametrize(
+    ("text", "generator"),
+    [
+        ({"parameters": WEB_UI_TEXT}, WEB_UI),
+        ({"parameters": '{"sui_image_params": {"prompt": "x"}}'}, "SwarmUI"),
+        ({"prompt": COMFY_PROMPT}, "ComfyUI"),
+        ({"workflow": COMFY_WORKFLOW}, "ComfyUI"),
+        ({"Title": "AI generated image", "Software": "NovelAI", "Source": "NovelAI Diffusion V4"}, "NovelAI"),
+        ({"invokeai_metadata": "{}"}, "InvokeAI"),
+        ({"sd-metadata": "{}"}, "InvokeAI"),
+        ({"Dream": '"a cat" -s 50'}, "InvokeAI"),
+        ({"fooocus_scheme": "fooocus"}, "Fooocus"),
+        ({"Description": "a cat --v 6.1 Job ID: 01234567-89ab-cdef-0123-456789abcdef"}, "Midjourney"),
+        ({"Software": "Adobe Firefly 3"}, "Adobe Firefly 3"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_text_chunks_of_generators_are_known(text, generator, packed):
+    assert said(png_with_text(packed=packed, **text)) == (GENERATED, "text", generator)
+    assert said(png_with_text(packed=packed, international=True, **text)) == (GENERATED, "text", generator)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"parameters": "exposure 1/60"},
+        {"prompt": "press any key"},
+        {"workflow": "retouched, then approved"},
+        {"Description": "Job ID: 7"},
+        {"Comment": WEB_UI_TEXT},
+        {"Author": "Dream"},
+    ],
+)
+def test_other_text_is_no_mark_of_a_generator(text):
+    assert said(png_with_text(**text)) == NOTHING
+
+
+@pytest.mark.parametrize("software", ["Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "darktable"])
+def test_an_editor_is_software_and_no_generator(software):
+    assert said(png_with_text(Software=software)) == (None, None, software)
+    assert said(picture("JPEG", exif=exif({SOFTWARE: software}))) == (None, None, software)
+    assert said(picture("JPEG", xmp=xmp(source="", software=software))) == (None, None, software)
+
+
+@pytest.mark.parametrize("software", ["NovelAI", "Midjourney v7", "DALL-E 3", "stable diffusion", "Draw Things"])
+def test_a_generator_that_signs_as_software_is_one(software):
+    assert said(picture("JPEG", exif=exif({SOFTWARE: software}))) == (GENERATED, "exif", software)
+    assert said(picture("JPEG", xmp=xmp(source="", software=software))) == (GENERATED, "xmp", software)
+
+
+def test_comfy_writes_into_make_and_model_of_a_webp():
+    content = picture("WEBP", exif=exif({MODEL: f"prompt:{COMFY_PROMPT}", MAKE: f"workflow:{COMFY_WORKFLOW}"}))
+    assert said(content) == (GENERATED, "exif", "ComfyUI")
+
+
+@pytest.mark.parametrize("form", ["attribute", "element", "reference", "alternatives"])
+@pytest.mark.parametrize("source", [IPTC + "digitalCapture", IPTC.replace("http:", "https:") + "digitalCapture"])
+def test_a_property_counts_in_every_form_that_rdf_has(form, source):
+    assert said(picture("JPEG", xmp=xmp(source, form=form)))[:2] == ("digitalCapture", "xmp")
+
+
+@pytest.mark.parametrize(
+    "source", ["", "trained", IPTC, IPTC + "x" * 5000, "http://example.com/trainedAlgorithmicMedia"]
+)
+def test_a_term_that_iptc_does_not_have_is_none(source):
+    assert said(picture("JPEG", xmp=xmp(source))) == NOTHING
+
+
+def test_of_several_claims_the_one_that_says_most_of_generation_stands():
+    capture = xmp(IPTC + "digitalCapture", "Camera")
+    content = picture("JPEG", xmp=capture, exif=exif({SOFTWARE: "NovelAI"}))
+    assert said(content) == (GENERATED, "exif", "NovelAI")
+    assert said(picture("JPEG", xmp=capture, exif=exif({SOFTWARE: "Editor"}))) == ("digitalCapture", "xmp", "Camera")
+    # Of equal claims the first block of text, xmp, exif.
+    info = png_with_text(parameters=WEB_UI_TEXT, **{"XML:com.adobe.xmp": xmp().decode()}, international=True)
+    assert said(info) == (GENERATED, "text", WEB_UI)
+
+
+def test_what_a_png_says_after_its_pixels_is_read():
+    content = encode(photo(1), "PNG")
+    packet = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp()
+    assert said(after_pixels(content, chunk(b"iTXt", packet)))[:2] == (GENERATED, "xmp")
+    assert said(after_pixels(content, chunk(b"eXIf", exif({SOFTWARE: "NovelAI"})[6:])))[:2] == (GENERATED, "exif")
+
+
+def test_what_an_ingredient_or_another_picture_is_said_to_be_is_not_said_of_this_one():
+    packet = xmp("").replace(
+        b"</rdf:Description>",
+        f'<xmp:Ingredients><rdf:Bag><rdf:li iptc:DigitalSourceType="{IPTC}{GENERATED}"><iptc:DigitalSourceType>{IPTC}'
+        f"{GENERATED}</iptc:DigitalSourceType></rdf:li></rdf:Bag></xmp:Ingredients></rdf:Description>".encode(),
+    )
+    assert said(picture("JPEG", xmp=packet)) == NOTHING
+
+
+def test_a_broken_packet_says_what_stood_before_the_break():
+    packet = xmp(form="element")
+    cut = packet[: packet.index(b"</rdf:Description>")]
+    assert said(picture("JPEG", xmp=cut))[:2] == (GENERATED, "xmp")
+    assert said(picture("JPEG", xmp=packet + b"\0" * 50))[:2] == (GENERATED, "xmp")
+    assert said(picture("JPEG", xmp=xmp().decode().encode("utf-16")))[:2] == (GENERATED, "xmp")
+
+
+def test_software_is_one_short_line():
+    hostile = "Evil\x1b[31m\r\n\u202eText\x00" + "x" * 5000
+    declaration = read_declaration(png_with_text(Software=hostile, international=True))
+    assert len(declaration.software) <= 120
+    assert declaration.software.isprintable() and declaration.software.startswith("Evil [31m Text x")
+
+
+# Files made to do harm: less is said, nothing is raised, and neither time nor memory is spent on them.
+
+BILLION_LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "%s">]>""" % (b"&a;" * 1000) + xmp(
+    "&b;&b;&b;", form="element"
+)
+EXTERNAL = b"""<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>""" + xmp(software="&e;")
+XMP_KEY = b"XML:com.adobe.xmp\0"
+
+
+def bomb(size=200 << 20):
+    packer = zlib.compressobj(9)
+    block = b"a" * (1 << 20)
+    return b"".join([*(packer.compress(block) for _ in range(size >> 20)), packer.flush()])
+
+
+def ifd(*entries, order="<"):
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(entries))
+    return head + b"".join(struct.pack(order + "HHII", *entry) for entry in entries)
+
+
+def loop(content):
+    """EXIF whose EXIF directory is the first one again, and every text of which spans the whole block."""
+    entries = [(0x8769, 4, 1, 8), *((tag, 2, 60_000, 0) for tag in range(0x100, 0x1400))]
+    return with_segments(content, (0xE1, (b"Exif\0\0" + ifd(*entries))[:65_000]))
+
+
+HOSTILE = {
+    "billion laughs": lambda: picture("JPEG", xmp=BILLION_LAUGHS),
+    "an external entity": lambda: picture("JPEG", xmp=EXTERNAL),
+    "deep elements": lambda: png_with_text(international=True, **{"XML:com.adobe.xmp": "<a>" * 300_000}),
+    "many attributes": lambda: png_with_text(
+        international=True, **{"XML:com.adobe.xmp": "<a " + " ".join(f'b{i}=""' for i in range(80_000)) + "/>"}
+    ),
+    "a packed bomb of text": lambda: after_pixels(encode(photo(1), "PNG"), chunk(b"zTXt", b"parameters\0\0" + bomb())),
+    "a packed bomb of xmp": lambda: after_pixels(
+        encode(photo(1), "PNG"), chunk(b"iTXt", XMP_KEY + b"\1\0\0\0" + bomb())
+    ),
+    "chunks without number": lambda: after_pixels(encode(photo(1), "PNG"), chunk(b"tEXt", b"a\0b") * 500_000),
+    "a chunk longer than the file": lambda: (
+        encode(photo(1), "PNG")[:33] + struct.pack(">I4s", 0xFFFFFFFF, b"tEXt") + b"x"
+    ),
+    "segments without number": lambda: with_segments(encode(photo(1)), *[(0xEF, b"")] * 500_000),
+    "exif that points at itself": lambda: loop(encode(photo(1))),
+    "slow patterns": lambda: png_with_text(parameters="Steps: 1, " * 100_000, Description="Job ID: " * 100_000),
+    "a slow comment": lambda: with_segments(
+        encode(photo(1)), (0xE1, b"Exif\0\0" + ifd((0x9286, 7, 60_000, 26)) + b"Steps: 1, " * 6000)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_metadata_costs_little_and_says_nothing(name):
+    content = HOSTILE[name]()
+    tracemalloc.start()
+    started_s = time.process_time()
+    try:
+        source, by, software = said(content)
+        took_s = time.process_time() - started_s
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (source, by) == (None, None) and "root:" not in (software or "")
+    # Tracing makes it some times slower than it is.
+    assert took_s < 1.5 and peak_bytes < 50 << 20, f"{took_s:.2f} s, {peak_bytes / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_images_raise_nothing(name):
+    read_declaration(BROKEN[name])
+
+
+def test_a_cut_or_changed_file_raises_nothing():
+    rng = random.Random(1)
+    whole = [
+        picture("JPEG", xmp=xmp(), exif=exif({SOFTWARE: "NovelAI"}, b"UNICODE\0" + WEB_UI_TEXT.encode("utf-16-le"))),
+        png_with_text(international=True, parameters=WEB_UI_TEXT, **{"XML:com.adobe.xmp": xmp().decode()}),
+        picture("WEBP", xmp=xmp(), exif=exif({SOFTWARE: "x"})),
+        picture("TIFF", tiffinfo={700: xmp(), SOFTWARE: "x"}),
+        picture("AVIF", xmp=xmp(), exif=exif({SOFTWARE: "x"})),
+    ]
+    for content in whole:
+        for _ in range(150):
+            changed = bytearray(content[: rng.randrange(len(content))] if rng.random() < 0.3 else content)
+            for _ in range(rng.randrange(1, 20)):
+                if changed:
+                    # Headers are where a change leads elsewhere.
+                    changed[rng.randrange(min(len(changed), 4000))] = rng.randrange(256)
+            read_declaration(bytes(changed))
