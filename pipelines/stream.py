@@ -29,6 +29,7 @@ from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import DEFAULT_ALPHA, Verdict
 from pipelines.options import allow_shared_flags
 
@@ -161,13 +162,12 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     windows = windows_of(options)
     detector = DetectorOptions(options.assets, options.alpha, options.device, check_s=options.pointer_s)
     read = messages | "Read" >> ReadMessages(options.local_root)
-    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=is_local(options))
-    scored = (
-        once.refs
-        | "Window" >> windows.into()
-        | "Fetch" >> FetchImages(detector.limits)
-        | "Score" >> ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
+    local = is_local(options)
+    once = read.refs | "Once" >> Once(partial(current_id, detector), options.horizon_s, in_process=local)
+    scoring = ScoreMessages(
+        stream, detector, None if local else options.batch_wait_s, threads=usable_cores() if local else 1
     )
+    scored = once.refs | "Window" >> windows.into() | "Fetch" >> FetchImages(detector.limits) | "Score" >> scoring
     if options.alert_topic:
         alerts = scored | "Alerts" >> Alerts(stream, windows, options.verdicts.split(","))
         _ = alerts | "PublishAlerts" >> WriteToPubSub(options.alert_topic, with_attributes=True)

@@ -5,6 +5,9 @@ This one extends each message's lease and leaves the acknowledgement to whoever 
 process has acknowledged nothing that is not in a file: the service delivers the rest again, when the leases end. On
 Dataflow none of this runs: the service does it.
 
+Its ParDo copies, examines, sets up and tears down a DoFn for each bundle: with bundles of a few messages that took as
+long as scoring small images. This one keeps a step's DoFn from bundle to bundle, as a service does.
+
 Only the bundle-based local runner is touched, through the one table in which it looks up how to run a transform.
 """
 
@@ -15,17 +18,28 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import ClassVar
 
-from apache_beam import pvalue
+from apache_beam import ParDo, pvalue
+from apache_beam.internal import pickler
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.metrics.cells import DistributionData
 from apache_beam.metrics.metricbase import MetricName
+from apache_beam.pipeline import AppliedPTransform
+from apache_beam.runners.common import DoFnRunner, DoFnState, Receiver
 from apache_beam.runners.direct.direct_runner import _DirectReadFromPubSub
-from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry, _PubSubReadEvaluator
+from apache_beam.runners.direct.transform_evaluator import (
+    TransformEvaluatorRegistry,
+    _ParDoEvaluator,
+    _PubSubReadEvaluator,
+    _TaggedReceivers,
+)
 from apache_beam.runners.direct.util import TransformResult
 from apache_beam.runners.direct.watermark_manager import WatermarkManager
 from apache_beam.runners.worker import statesampler
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.userstate import is_stateful_dofn
+from apache_beam.transforms.window import GlobalWindows, WindowedValue
+from apache_beam.utils.counters import CounterFactory
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
 from google.cloud import pubsub_v1
@@ -234,6 +248,58 @@ class _ReadEvaluator(_PubSubReadEvaluator):
         return TransformResult(self, bundles, [again], None, {None: hold})
 
 
+class _ToBundle(Receiver):
+    """Takes what a kept DoFn gives, for the bundle that is being made."""
+
+    def receive(self, element: WindowedValue) -> None:
+        self.bundle.output(element)
+
+
+class _KeptParDoEvaluator(_ParDoEvaluator):
+    """Runs a bundle through the DoFn that ran the step's bundles before; one that failed is not kept."""
+
+    _kept: ClassVar[dict[AppliedPTransform, tuple[DoFnRunner, _TaggedReceivers]]] = {}
+
+    def start_bundle(self) -> None:
+        step = self._applied_ptransform
+        kept = self._kept.pop(step, None)
+        self._keeps = kept is not None or not (self._side_inputs or is_stateful_dofn(step.transform.dofn))
+        if not self._keeps:
+            super().start_bundle()
+            return
+        self.runner, self._tagged_receivers = kept or self._set_up()
+        for tag in step.outputs:
+            output = pvalue.PCollection(None, tag=tag)
+            output.producer = step
+            self._tagged_receivers[tag].bundle = bundle = self._evaluation_context.create_bundle(output)
+            bundle.tag = tag
+        self.runner.start()
+
+    def _set_up(self) -> tuple[DoFnRunner, _TaggedReceivers]:
+        step, transform = self._applied_ptransform, self._applied_ptransform.transform
+        receivers = _TaggedReceivers(self._evaluation_context)
+        receivers.update((tag, _ToBundle()) for tag in step.outputs)
+        runner = DoFnRunner(
+            pickler.roundtrip(transform.dofn),
+            getattr(transform, "args", []),
+            getattr(transform, "kwargs", {}),
+            [],
+            step.inputs[0].windowing,
+            tagged_receivers=receivers,
+            step_name=step.full_label,
+            state=DoFnState(CounterFactory()),
+        )
+        runner.setup()
+        return runner, receivers
+
+    def finish_bundle(self) -> TransformResult:
+        if not self._keeps:
+            return super().finish_bundle()
+        self.runner.finish()
+        self._kept[self._applied_ptransform] = self.runner, self._tagged_receivers
+        return TransformResult(self, [receiver.bundle for receiver in self._tagged_receivers.values()], [], None, None)
+
+
 _samplers: set[statesampler.StateSampler] = set()
 """Of the threads that run bundles; there is one."""
 
@@ -253,10 +319,13 @@ def metrics() -> Iterator[tuple[MetricName, int | DistributionData]]:
 
 
 def install(batch_wait_s: float) -> None:
-    """Makes the local runner of this process read Pub/Sub so.
+    """Makes the local runner of this process read Pub/Sub and keep DoFns so.
 
     Args:
         batch_wait_s: how long a message waits for others that make up a bundle with it.
     """
     SUBSCRIPTION.batch_wait_s = batch_wait_s
-    TransformEvaluatorRegistry._test_evaluators_overrides[_DirectReadFromPubSub] = _ReadEvaluator
+    TransformEvaluatorRegistry._test_evaluators_overrides |= {
+        _DirectReadFromPubSub: _ReadEvaluator,
+        ParDo: _KeptParDoEvaluator,
+    }

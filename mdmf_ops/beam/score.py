@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -98,19 +98,27 @@ class DetectorHandler(ModelHandler[Image, Row, Detector]):
         self, batch: Sequence[Image], model: Detector, inference_args: dict[str, Any] | None = None
     ) -> list[Row]:
         rows = []
-        for image in batch:
-            result = image.error or model.score([image.content])[0]
+        for image, result in zip(batch, self._results(batch, model), strict=True):
             _count(result)
             rows.append(make_row(image, result, model, self._run))
             if self._progress:
                 self._progress.add("done")
         return rows
 
+    def _results(self, batch: Sequence[Image], model: Detector) -> Iterable[Score | ImageError]:
+        """Of each image, one after the other: a worker process is a thread."""
+        return (score_image(image, model) for image in batch)
+
     def get_num_bytes(self, batch: Sequence[Image]) -> int:
         return sum(map(_content_bytes, batch))
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE
+
+
+def score_image(image: Image, detector: Detector) -> Score | ImageError:
+    """What the detector says of an image, or why it cannot."""
+    return image.error or detector.score([image.content])[0]
 
 
 def _content_bytes(image: Image) -> int:

@@ -1,11 +1,17 @@
 """The local runner's subscription: nothing acknowledged that is not dealt with, nothing held back for good."""
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import WindowedValue
 from google.api_core.exceptions import NotFound
 from google.cloud import pubsub_v1
 from pubsub import Topic, pubsub_emulator, wait_for
 
-from mdmf_ops.beam.local import _Subscription
+from mdmf_ops.beam.local import _KeptParDoEvaluator, _Subscription
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +110,38 @@ def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
     subscription._flush()
     assert service.acknowledged == ["ack1", "ack2", "ack3"]
     assert subscription.take() == []
+
+
+class _TwoOutputs(beam.DoFn):
+    """Gives even numbers, and odd ones as `odd`; what waits leaves with its bundle. Seven fails the first time."""
+
+    made, failed = 0, False
+
+    def setup(self) -> None:
+        _TwoOutputs.made += 1
+
+    def start_bundle(self) -> None:
+        self._waiting: list = []
+
+    def process(self, number, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+        yield beam.pvalue.TaggedOutput("odd", number) if number % 2 else number
+        if number == 7 and not _TwoOutputs.failed:
+            _TwoOutputs.failed = True
+            raise ValueError("the first time")
+        self._waiting.append(WindowedValue(100 + number, timestamp, (window,)))
+
+    def finish_bundle(self):
+        yield from self._waiting
+
+
+def test_a_dofn_is_kept_from_bundle_to_bundle_and_a_failed_bundle_gives_nothing(monkeypatch):
+    overrides = TransformEvaluatorRegistry._test_evaluators_overrides
+    monkeypatch.setitem(overrides, beam.ParDo, _KeptParDoEvaluator)
+    story = test_stream.TestStream()
+    for start in range(0, 12, 3):
+        story.add_elements(range(start, start + 3))
+    with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
+        split = p | story.advance_watermark_to_infinity() | beam.ParDo(_TwoOutputs()).with_outputs("odd", main="even")
+        assert_that(split.odd, equal_to(list(range(1, 12, 2))), label="odd")
+        assert_that(split.even, equal_to([*range(0, 12, 2), *range(100, 112)]), label="even")
+    assert (_TwoOutputs.made, _TwoOutputs.failed) == (2, True)  # anew only after the failure
