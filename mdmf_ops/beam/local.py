@@ -12,6 +12,7 @@ Only the bundle-based local runner is touched, through the one table in which it
 """
 
 import contextlib
+import datetime
 import logging
 import queue
 import threading
@@ -85,9 +86,9 @@ class _Subscription:
     def __init__(self):
         self._lock = threading.Lock()
         self._arrived: queue.Queue = queue.Queue(2 * BATCH_MESSAGES)
-        self._outstanding: dict[str, str] = {}  # ack id by message id
+        self._outstanding: dict[str, tuple[str, datetime.datetime]] = {}  # ack id, when published, by message id
         self._done: list[str] = []  # ack ids to be handed in
-        self._acknowledged: OrderedDict[str, None] = OrderedDict()
+        self._acknowledged: OrderedDict[str, datetime.datetime] = OrderedDict()  # when published, by message id
         self._error: Exception | None = None
         self._threads: list[threading.Thread] = []
         self._drain_ends_s = 0.0
@@ -118,13 +119,14 @@ class _Subscription:
                 self._error = error
                 return
             for received in response.received_messages:
-                message_id = received.message.message_id
+                message_id, published = received.message.message_id, received.message.publish_time
                 with self._lock:
-                    again = message_id in self._acknowledged
+                    # An emulator that was started again counts its ids anew.
+                    again = self._acknowledged.get(message_id) == published
                     if again:  # the service missed it
                         self._done.append(received.ack_id)
                     else:
-                        self._outstanding[message_id] = received.ack_id
+                        self._outstanding[message_id] = received.ack_id, published
                 if not again:
                     self._arrived.put(received.message)
             while len(self._outstanding) > _MAX_OUTSTANDING and not self.draining.wait(_FLUSH_S):
@@ -139,7 +141,7 @@ class _Subscription:
                 if time.monotonic() - extended_s > LEASE_S / 3:
                     extended_s = time.monotonic()
                     with self._lock:
-                        ids = list(self._outstanding.values())
+                        ids = [ack_id for ack_id, _published in self._outstanding.values()]
                     for start in range(0, len(ids), _MAX_IDS):
                         self._extend(ids[start : start + _MAX_IDS])
             except _TRANSIENT as error:  # a lease that ends meanwhile is a redelivery
@@ -180,11 +182,11 @@ class _Subscription:
     def acknowledge(self, message_id: str) -> None:
         """Marks a message as dealt with; its acknowledgement is handed in soon."""
         with self._lock:
-            ack_id = self._outstanding.pop(message_id, None)
-            if ack_id is None:
+            found = self._outstanding.pop(message_id, None)
+            if found is None:
                 return
+            ack_id, self._acknowledged[message_id] = found
             self._done.append(ack_id)
-            self._acknowledged[message_id] = None
             if len(self._acknowledged) > _REMEMBERED:
                 self._acknowledged.popitem(last=False)
 
