@@ -35,7 +35,7 @@ RETRY_S = 120.0
 RETRY = DEFAULT_RETRY.with_timeout(RETRY_S)
 
 TIMEOUT_S = (10.0, 20.0)
-"""Of reading an image: for a connection, and for the next bytes of it. A half-open connection says nothing, for good."""
+"""Of reading an image: until there is a connection, and between its bytes. A half-open connection never says more."""
 
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, RequestException)
 """What a request may raise once its retries are used up."""

@@ -57,7 +57,7 @@ def test_answers_of_429_500_and_503_and_cut_connections_change_no_row(store, tmp
     bucket, http, tcp = store
     numbers, faults = itertools.count(1), itertools.cycle([429, 500, 503])
     http.before = lambda _kind, _name: next(faults) if next(numbers) % 7 == 0 else None
-    tcp.answer_bytes = 5000  # a few answers, and the last one in part
+    tcp.answer_bytes = 40_000  # a listing and a few images, and the last answer in part
     assert scan(bucket, "faltering") == cli.EXIT_OK
     assert next(numbers) > IMAGES
     tcp.answer_bytes = None
