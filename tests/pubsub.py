@@ -126,13 +126,15 @@ class Topic:
 
 
 class StreamProcess:
-    """`mdmf stream` in a process of its own."""
+    """`mdmf stream`, or another program, in a process of its own."""
 
-    def __init__(self, log: Path, *flags: str, program: Sequence[str] = ("-m", "mdmf_ops"), **environment: str):
+    def __init__(
+        self, log: Path, *flags: str, program: Sequence[str] = ("-m", "mdmf_ops", "stream"), **environment: str
+    ):
         self._log = open(log, "ab")  # noqa: SIM115  # open as long as the process runs
         self.log = log
         self.process = subprocess.Popen(
-            [sys.executable, *program, "stream", *flags],
+            [sys.executable, *program, *flags],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,

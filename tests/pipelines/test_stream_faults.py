@@ -147,7 +147,7 @@ def test_a_clock_that_jumps_ahead_and_back_makes_rows_late_and_none_lost(emulato
     offset = tmp_path / "offset"
     offset.write_text("0")
     command = flags(tmp_path / "out", uploads, alerts, errors, "--window_s", "2")
-    program = ("-c", JUMPING_CLOCK.format(offset=str(offset)))
+    program = ("-c", JUMPING_CLOCK.format(offset=str(offset)), "stream")
     sent = publish(uploads, "true")
     with StreamProcess(tmp_path / "log", *command, program=program) as stream:
         wait_for(lambda: len(alerts.pull()) == 20, START_S, "alerts")
