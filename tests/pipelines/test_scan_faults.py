@@ -32,7 +32,8 @@ def store():
 
 
 @pytest.fixture(autouse=True)
-def mended(store):
+def mended(store, monkeypatch):
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_delay(initial=0.05, maximum=0.5))
     yield
     _bucket, http, tcp = store
     http.before, tcp.answer_bytes = (lambda _kind, _name: None), None
@@ -65,23 +66,15 @@ def test_answers_of_429_500_and_503_and_cut_connections_change_no_row(store, tmp
     check_rows(bucket, "faltering", tmp_path / "out", {None})
 
 
-def test_images_that_may_not_be_read_are_forbidden_rows(store, tmp_path):
-    bucket, http, _tcp = store
-    http.before = lambda kind, _name: 403 if kind == "media" else None
-    assert scan(bucket, "forbidden") == cli.EXIT_OK
-    http.before = lambda _kind, _name: None
-    check_rows(bucket, "forbidden", tmp_path / "out", {"forbidden"})
-
-
-def test_an_output_that_may_not_be_written_is_one_line_and_no_run_and_the_rerun_is_whole(store, tmp_path, capsys):
+def test_403_on_the_output_is_one_line_and_no_run_and_on_the_images_it_is_their_code(store, tmp_path, capsys):
     bucket, http, _tcp = store
     http.before = lambda kind, _name: 403 if kind == "write" else None
     assert scan(bucket, "refused") == cli.EXIT_FAILED
     assert "grant this account access" in capsys.readouterr().err
     assert read_manifests(bucket.uri("out-refused")) == []
-    http.before = lambda _kind, _name: None
+    http.before = lambda kind, name: 403 if kind == "media" and name.startswith("in/") else None
     assert scan(bucket, "refused") == cli.EXIT_OK
-    check_rows(bucket, "refused", tmp_path / "out", {None})
+    check_rows(bucket, "refused", tmp_path / "out", {"forbidden"})
 
 
 def test_a_half_open_connection_costs_a_wait_and_no_byte(store, monkeypatch):
