@@ -116,7 +116,7 @@ def test_two_scans_with_one_id_at_once_leave_one_whole_run(tmp_path):
     folder = write_images(tmp_path / "images", 12)
     command = [sys.executable, "-m", "mdmf_ops", "scan", str(folder), "--output", str(tmp_path / "out")]
     both = [
-        subprocess.Popen([*command, "--run_id", "r1", "--device", "cpu", "--json"], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, "--run_id", "r1", "--workers", "1", "--json"], stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     errors = [process.communicate(timeout=300)[1] for process in both]
@@ -133,7 +133,7 @@ def test_a_full_disk_commits_nothing_and_the_rerun_is_whole(tmp_path, capsys):
     folder = write_images(tmp_path / "images", 12)
     with small_disk(tmp_path / "disk", "64k") as disk:
         (disk / "ballast").write_bytes(bytes(48 << 10))
-        command = ["scan", str(folder), "--output", str(disk / "out"), "--run_id", "r1", "--device", "cpu"]
+        command = ["scan", str(folder), "--output", str(disk / "out"), "--run_id", "r1", "--workers", "1"]
         assert cli.main(command) == cli.EXIT_FAILED
         assert "No space left on device" in capsys.readouterr().err
         assert read_manifests(str(disk / "out")) == []

@@ -40,8 +40,8 @@ def mended(store, monkeypatch):
 
 
 def scan(bucket: Bucket, run_id: str) -> int:
-    output = bucket.uri(f"out-{run_id}")
-    return cli.main(["scan", bucket.uri("in/"), "--output", output, "--run_id", run_id, "--device", "cpu", "--json"])
+    where = [bucket.uri("in/"), "--output", bucket.uri(f"out-{run_id}"), "--run_id", run_id]
+    return cli.main(["scan", *where, "--device", "cpu", "--workers", "1", "--json"])  # in this process
 
 
 def check_rows(bucket: Bucket, run_id: str, folder, error_codes: set) -> None:
