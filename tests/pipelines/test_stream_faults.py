@@ -130,7 +130,8 @@ def test_pubsub_cut_refused_and_dead_and_back_again_loses_and_doubles_nothing(tm
             uploads, alerts, errors = topics("dies")
             proxy.refuses = False
             sent += publish(uploads, "again")
-            wait_for(lambda: len(alerted(alerts)) == 20, START_S, "alerts of the emulator's second life")
+            # Clients wait ever longer between tries, up to two minutes.
+            wait_for(lambda: len(alerted(alerts)) == 20, 3 * START_S, "alerts of the emulator's second life")
             metrics = metrics_of(stream.drain())
         assert uploads.pull() == []
     emulator.end()
