@@ -3,10 +3,12 @@
 import argparse
 import json
 import re
+import runpy
 import shutil
 import subprocess
 
 import pytest
+import setuptools
 from apache_beam.transforms.display import DisplayData
 from conftest import ROOT
 
@@ -131,6 +133,20 @@ def test_a_lock_pins_by_hash_what_constraints_pin_by_version(name):
     assert found
     assert all(hashes > 0 for _version, hashes in found.values())
     assert {f"{package}=={version}" for package, (version, _hashes) in found.items()} <= constrained
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("ci.txt", ["test"]), ("cpu.txt", ["gcp"]), ("gpu.txt", ["gcp", "dinov2"])]
+)
+def test_a_lock_has_every_package_that_setup_asks_for(monkeypatch, name, extras):
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: found.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    asked = [*found["install_requires"], *(line for extra in extras for line in found["extras_require"][extra])]
+    missing = (
+        {re.match(r"[\w.-]+", line)[0].lower() for line in asked} - pins(name).keys() - pins("torch-cpu.txt").keys()
+    )
+    assert not missing, f"locked/{name} is older than setup.py: run `make lock`"
 
 
 def test_the_locks_have_what_each_place_needs_and_no_more():
