@@ -73,7 +73,7 @@ def test_a_stream_from_bucket_to_bucket_through_a_store_that_falters_and_then_re
             # Now the account may not write any more: nothing can be kept, so the stream says so and ends.
             proxy.before = lambda kind, _name: 403 if kind == "write" else None
             put("two")
-            assert "grant this account access" in stream.fails(START_S)
+            assert "grant this account access" in stream.fails(2 * START_S)
         proxy.before = lambda _kind, _name: None
         with StreamProcess(tmp_path / "log2", *command, **through_proxy) as stream:
             wait_for(lambda: len(alerted(alerts)) == 40, START_S, "alerts")
@@ -170,7 +170,7 @@ def test_a_full_disk_stops_the_stream_and_the_next_one_writes_every_row(emulator
         command = flags(output, uploads, alerts, errors, "--window_s", "2")
         sent = publish(uploads, "full", 60)
         with StreamProcess(tmp_path / "log1", *command) as stream:
-            assert "No space left on device" in stream.fails(START_S)
+            assert "No space left on device" in stream.fails(2 * START_S)
         enlarge(disk, "16m")
         with StreamProcess(tmp_path / "log2", *command) as stream:
             wait_for(lambda: len(read_rows(output)) >= 60, START_S, "rows")
