@@ -112,10 +112,14 @@ class TcpProxy:
 
 
 JUMPING_CLOCK = """
-import sys, time
+import sys, threading, time
 from pathlib import Path
 real, offset = time.time, Path({offset!r})
-time.time = lambda: real() + float(offset.read_text() or 0)
+def jump():
+    while not float(offset.read_text() or 0):
+        time.sleep(0.1)
+    time.time = lambda: real() + float(offset.read_text() or 0)
+threading.Thread(target=jump, daemon=True).start()  # Beam pickles the clock as it is when a pipeline starts
 from mdmf_ops.cli import main
 sys.exit(main(sys.argv[1:]))
 """
