@@ -30,6 +30,7 @@ from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.windows import Windows, WriteWindows
+from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Verdict
 from pipelines.options import (
     STREAMING_RIGHT_FITTING,
@@ -163,12 +164,15 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     # With GPUs asked for, the workers that remember are others than those that score.
     detector_id = partial(named_id if options.accelerator else current_id, detector)
     read = messages | "Read" >> ReadMessages(options.local_root)
-    once = read.refs | "Once" >> Once(detector_id, options.horizon_s, in_process=is_local(options))
+    local = is_local(options)
+    once = read.refs | "Once" >> Once(detector_id, options.horizon_s, in_process=local)
     windowed = once.refs | "Window" >> windows.into()
     if options.accelerator:
         # What parses and remembers must not be fused into workers with a GPU.
         windowed = windowed | "SpreadRefs" >> beam.Reshuffle()
-    scoring = ScoreMessages(stream, detector, None if is_local(options) else options.batch_wait_s)
+    scoring = ScoreMessages(
+        stream, detector, None if local else options.batch_wait_s, threads=usable_cores() if local else 1
+    )
     scored = (
         windowed
         | "Fetch" >> FetchImages(detector.limits).with_resource_hints(**hints)

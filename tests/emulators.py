@@ -111,6 +111,14 @@ class Bucket:
     def delete(self, name: str) -> None:
         self._client.bucket(self.name).delete_blob(name)
 
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copies the objects under a prefix into a folder, by their names below it; gives the folder."""
+        for name in self.names(prefix):
+            path = folder / name.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.get(name))
+        return folder
+
     def names(self, prefix: str = "") -> list[str]:
         return sorted(blob.name for blob in self._client.list_blobs(self.name, prefix=prefix))
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,27 +44,49 @@ def wait_for(condition: Callable[[], object], deadline_s: float, what: str) -> o
     return found
 
 
+class PubSubEmulator:
+    """The emulator's process. It keeps nothing when it ends: started again, it knows no topic."""
+
+    def __init__(self):
+        self._command = _emulator()
+        self.address = f"127.0.0.1:{free_port()}"
+        self.start()
+
+    def start(self) -> None:
+        host, port = self.address.split(":")
+        self._process = subprocess.Popen(
+            [str(self._command), f"--host={host}", f"--port={port}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a script that starts Java: both are ended together
+        )
+        with grpc.insecure_channel(self.address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        os.killpg(self._process.pid, number)
+        self._process.wait(20)
+
+
 @contextmanager
 def pubsub_emulator() -> Iterator[str]:
     """Starts the emulator and points this process and its children at it; gives its address."""
-    command = _emulator()
-    address = f"127.0.0.1:{free_port()}"
-    host, port = address.split(":")
-    process = subprocess.Popen(
-        [str(command), f"--host={host}", f"--port={port}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a script that starts Java: both are ended together
-    )
+    emulator = PubSubEmulator()
+    with pointed_at(emulator.address):
+        try:
+            yield emulator.address
+        finally:
+            emulator.end()
+
+
+@contextmanager
+def pointed_at(address: str) -> Iterator[None]:
+    """This process and its children find Pub/Sub at an address."""
     before = os.environ.get("PUBSUB_EMULATOR_HOST")
     os.environ["PUBSUB_EMULATOR_HOST"] = address
     try:
-        with grpc.insecure_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(timeout=60)
-        yield address
+        yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
         os.environ.pop("PUBSUB_EMULATOR_HOST")
         if before is not None:
             os.environ["PUBSUB_EMULATOR_HOST"] = before
@@ -104,17 +126,19 @@ class Topic:
 
 
 class StreamProcess:
-    """`mdmf stream` in a process of its own."""
+    """`mdmf stream`, or another program, in a process of its own."""
 
-    def __init__(self, log: Path, *flags: str):
+    def __init__(
+        self, log: Path, *flags: str, program: Sequence[str] = ("-m", "mdmf_ops", "stream"), **environment: str
+    ):
         self._log = open(log, "ab")  # noqa: SIM115  # open as long as the process runs
         self.log = log
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mdmf_ops", "stream", *flags],
+            [sys.executable, *program, *flags],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         )
 
     def drain(self, deadline_s: float = 120) -> str:
@@ -124,6 +148,11 @@ class StreamProcess:
         text = self.log.read_text()
         assert code == 0, text
         return text
+
+    def fails(self, deadline_s: float) -> str:
+        """What the stream printed, once it has stopped with an error."""
+        assert self.process.wait(deadline_s) == 1
+        return self.log.read_text()
 
     def kill(self) -> None:
         """SIGKILL: nothing is written any more."""

@@ -3,10 +3,12 @@
 import argparse
 import json
 import re
+import runpy
 import shutil
 import subprocess
 
 import pytest
+import setuptools
 from apache_beam.transforms.display import DisplayData
 from conftest import ROOT
 
@@ -111,7 +113,49 @@ def test_an_image_stands_on_pinned_bases_of_this_beam_and_python(name):
     [beam] = [base for base in bases if "beam_python" in base]
     [locked] = re.findall(r"^apache-beam==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert beam == f"apache/beam_python3.11_sdk:{locked}"
-    assert "--constraint /tmp/mdmf/constraints.txt" in text
+    for installed in re.findall(r"pip install (.*?)(?: \\\n &&|$)", text, re.DOTALL):
+        from_sdist = "--no-build-isolation /tmp/mdmf/*.tar.gz" in installed
+        assert "--no-deps" in installed and ("--require-hashes" in installed) != from_sdist, installed
+
+
+def pins(name):
+    """Version and number of hashes of each package that a lock names, less what it depends on markers for."""
+    blocks = re.split(r"\n(?=[a-z])", (ROOT / "locked" / name).read_text())
+    found = [(re.match(r"([a-z0-9._-]+)==(\S+)", block), block.count("--hash=sha256:")) for block in blocks]
+    return {match[1]: (match[2], hashes) for match, hashes in found if match}
+
+
+@pytest.mark.parametrize("name", ["ci.txt", "cpu.txt", "gpu.txt", "torch-cpu.txt"])
+def test_a_lock_pins_by_hash_what_constraints_pin_by_version(name):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    constrained = {line.split(" ;")[0].strip() for line in lines if "==" in line}
+    found = pins(name)
+    assert found
+    assert all(hashes > 0 for _version, hashes in found.values())
+    assert {f"{package}=={version}" for package, (version, _hashes) in found.items()} <= constrained
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("ci.txt", ["test"]), ("cpu.txt", ["gcp"]), ("gpu.txt", ["gcp", "dinov2"])]
+)
+def test_a_lock_has_every_package_that_setup_asks_for(monkeypatch, name, extras):
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: found.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    asked = [*found["install_requires"], *(line for extra in extras for line in found["extras_require"][extra])]
+    missing = (
+        {re.match(r"[\w.-]+", line)[0].lower() for line in asked} - pins(name).keys() - pins("torch-cpu.txt").keys()
+    )
+    assert not missing, f"locked/{name} is older than setup.py: run `make lock`"
+
+
+def test_the_locks_have_what_each_place_needs_and_no_more():
+    ci, cpu, gpu = pins("ci.txt"), pins("cpu.txt"), pins("gpu.txt")
+    assert {"pytest", "ruff", "apache-beam", "transformers", "pandas"} <= ci.keys()
+    assert {"apache-beam", "google-cloud-storage", "pillow"} <= cpu.keys() <= ci.keys()
+    assert not {"pytest", "ruff", "transformers", "torch"} & cpu.keys()
+    assert {"torch", "transformers", "nvidia-cublas"} <= gpu.keys()
+    assert not re.search(r"https?://", "".join(path.read_text() for path in (ROOT / "locked").iterdir()))
 
 
 def test_make_templates_shows_a_file_for_each_pipeline_and_device():

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, Run
-from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file, publish
+from mdmf_ops.beam.storage import StoredFile, delete, exists, is_gcs, list_files, open_file, publish
 from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
 MANIFEST_FORMAT = 1
@@ -63,7 +63,7 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
 
     Raises:
         SchemaError: a row does not fit.
-        CommitError: what was read back is not what was written.
+        CommitError: what was read back is not what was written, or the run was started anew meanwhile.
     """
     table = to_table(sorted(rows, key=lambda row: row["image_uri"]))
     name = run.data_file(shard, num_shards)
@@ -79,6 +79,7 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
         with open(path, "rb") as file:
             digest = sha256_of(file)
         size_bytes = path.stat().st_size
+        _check_claim(run)
         publish(path, f"{run.output}/{name}")
     _read_back(f"{run.output}/{name}", table.num_rows, digest)
     counts = {
@@ -124,11 +125,29 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def retract(run: Run) -> None:
-    """Takes back the manifest of an earlier run of the same id: its files are about to be replaced."""
+    """Claims the run's id for this attempt, and takes back the manifest of an earlier run of the same id: its files are
+    about to be replaced. An earlier attempt that still goes on writes nothing more."""
+    if run.attempt:
+        with temporary_file(run) as path:
+            path.write_text(run.attempt)
+            publish(path, run.claim_path)
     # By listing: it fails where the bucket is not there, before a night of scoring has gone by.
     for file in list_files(run.output, f"{MANIFEST_FOLDER}/"):
         if file.path == run.manifest_path:
             delete(file.path)
+
+
+def _check_claim(run: Run) -> None:
+    """Raises CommitError where another attempt under the same id has claimed it, or has committed it since."""
+    if not run.attempt:
+        return
+    try:
+        with open_file(run.claim_path) as file:
+            claimed = file.read().decode()
+    except FileNotFoundError:  # committed: by this attempt, if its commit is tried again
+        claimed = read_manifest(run).get("attempt") if exists(run.manifest_path) else None
+    if claimed != run.attempt:
+        raise CommitError(f"run {run.run_id}: started anew while it ran; the newer one writes it, this one stops here")
 
 
 def commit(
@@ -145,8 +164,10 @@ def commit(
         The manifest.
 
     Raises:
-        CommitError: a row is missing or one too many, a file is missing, or too many images failed.
+        CommitError: a row is missing or one too many, a file is missing, too many images failed, or the run was
+            started anew meanwhile.
     """
+    _check_claim(run)
     rows = sum(file["rows"] for file in files)
     if rows != inputs - skipped:
         raise CommitError(f"run {run.run_id}: {inputs} images went in, {rows} rows came out, {skipped} were skipped")
@@ -175,6 +196,7 @@ def write_manifest(
     manifest = {
         "format": MANIFEST_FORMAT,
         "run_id": run.run_id,
+        "attempt": run.attempt,
         "scan_date": run.scan_date,
         "started_at": run.started_at,
         "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -200,7 +222,10 @@ def write_manifest(
         # In one line: BigQuery and Spark read JSON by the line.
         path.write_text(json.dumps(manifest) + "\n")
         publish(path, run.manifest_path)
-    if not is_gcs(run.output):
+    if is_gcs(run.output):
+        if run.attempt:
+            delete(run.claim_path)
+    else:
         shutil.rmtree(run.temporary_folder)
         with suppress(OSError):  # another run's files are in it
             Path(run.temporary_folder).parent.rmdir()

@@ -34,6 +34,9 @@ from mdmf_ops.detector import ErrorCode, ImageError, Limits
 RETRY_S = 120.0
 RETRY = DEFAULT_RETRY.with_timeout(RETRY_S)
 
+TIMEOUT_S = (10.0, 20.0)
+"""Of reading an image: until there is a connection, and between its bytes. A half-open connection never says more."""
+
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, RequestException)
 """What a request may raise once its retries are used up."""
 
@@ -141,7 +144,7 @@ def read_object(ref: ImageRef, limits: Limits) -> tuple[bytes, int | None]:
     elif ref.size_bytes is None:
         start, end = 0, limits.max_bytes  # one byte over the limit tells
     try:
-        content = blob.download_as_bytes(start=start, end=end, raw_download=True, retry=RETRY)
+        content = blob.download_as_bytes(start=start, end=end, raw_download=True, retry=RETRY, timeout=TIMEOUT_S)
     except RequestRangeNotSatisfiable:
         content = b""  # there is no byte 0 in an empty object
     except ERRORS as error:

@@ -5,27 +5,42 @@ This one extends each message's lease and leaves the acknowledgement to whoever 
 process has acknowledged nothing that is not in a file: the service delivers the rest again, when the leases end. On
 Dataflow none of this runs: the service does it.
 
+Its ParDo copies, examines, sets up and tears down a DoFn for each bundle: with bundles of a few messages that took as
+long as scoring small images. This one keeps a step's DoFn from bundle to bundle, as a service does.
+
 Only the bundle-based local runner is touched, through the one table in which it looks up how to run a transform.
 """
 
 import contextlib
+import datetime
 import logging
 import queue
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import ClassVar
 
-from apache_beam import pvalue
+from apache_beam import ParDo, pvalue
+from apache_beam.internal import pickler
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.metrics.cells import DistributionData
 from apache_beam.metrics.metricbase import MetricName
+from apache_beam.pipeline import AppliedPTransform
+from apache_beam.runners.common import DoFnRunner, DoFnState, Receiver
 from apache_beam.runners.direct.direct_runner import _DirectReadFromPubSub
-from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry, _PubSubReadEvaluator
+from apache_beam.runners.direct.transform_evaluator import (
+    TransformEvaluatorRegistry,
+    _ParDoEvaluator,
+    _PubSubReadEvaluator,
+    _TaggedReceivers,
+)
 from apache_beam.runners.direct.util import TransformResult
 from apache_beam.runners.direct.watermark_manager import WatermarkManager
 from apache_beam.runners.worker import statesampler
-from apache_beam.transforms.window import GlobalWindows
+from apache_beam.transforms.userstate import is_stateful_dofn
+from apache_beam.transforms.window import GlobalWindows, WindowedValue
+from apache_beam.utils.counters import CounterFactory
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
 from google.cloud import pubsub_v1
@@ -71,9 +86,9 @@ class _Subscription:
     def __init__(self):
         self._lock = threading.Lock()
         self._arrived: queue.Queue = queue.Queue(2 * BATCH_MESSAGES)
-        self._outstanding: dict[str, str] = {}  # ack id by message id
+        self._outstanding: dict[str, tuple[str, datetime.datetime]] = {}  # ack id, when published, by message id
         self._done: list[str] = []  # ack ids to be handed in
-        self._acknowledged: OrderedDict[str, None] = OrderedDict()
+        self._acknowledged: OrderedDict[str, datetime.datetime] = OrderedDict()  # when published, by message id
         self._error: Exception | None = None
         self._threads: list[threading.Thread] = []
         self._drain_ends_s = 0.0
@@ -104,13 +119,14 @@ class _Subscription:
                 self._error = error
                 return
             for received in response.received_messages:
-                message_id = received.message.message_id
+                message_id, published = received.message.message_id, received.message.publish_time
                 with self._lock:
-                    again = message_id in self._acknowledged
+                    # An emulator that was started again counts its ids anew.
+                    again = self._acknowledged.get(message_id) == published
                     if again:  # the service missed it
                         self._done.append(received.ack_id)
                     else:
-                        self._outstanding[message_id] = received.ack_id
+                        self._outstanding[message_id] = received.ack_id, published
                 if not again:
                     self._arrived.put(received.message)
             while len(self._outstanding) > _MAX_OUTSTANDING and not self.draining.wait(_FLUSH_S):
@@ -125,7 +141,7 @@ class _Subscription:
                 if time.monotonic() - extended_s > LEASE_S / 3:
                     extended_s = time.monotonic()
                     with self._lock:
-                        ids = list(self._outstanding.values())
+                        ids = [ack_id for ack_id, _published in self._outstanding.values()]
                     for start in range(0, len(ids), _MAX_IDS):
                         self._extend(ids[start : start + _MAX_IDS])
             except _TRANSIENT as error:  # a lease that ends meanwhile is a redelivery
@@ -166,11 +182,11 @@ class _Subscription:
     def acknowledge(self, message_id: str) -> None:
         """Marks a message as dealt with; its acknowledgement is handed in soon."""
         with self._lock:
-            ack_id = self._outstanding.pop(message_id, None)
-            if ack_id is None:
+            found = self._outstanding.pop(message_id, None)
+            if found is None:
                 return
+            ack_id, self._acknowledged[message_id] = found
             self._done.append(ack_id)
-            self._acknowledged[message_id] = None
             if len(self._acknowledged) > _REMEMBERED:
                 self._acknowledged.popitem(last=False)
 
@@ -234,6 +250,58 @@ class _ReadEvaluator(_PubSubReadEvaluator):
         return TransformResult(self, bundles, [again], None, {None: hold})
 
 
+class _ToBundle(Receiver):
+    """Takes what a kept DoFn gives, for the bundle that is being made."""
+
+    def receive(self, element: WindowedValue) -> None:
+        self.bundle.output(element)
+
+
+class _KeptParDoEvaluator(_ParDoEvaluator):
+    """Runs a bundle through the DoFn that ran the step's bundles before; one that failed is not kept."""
+
+    _kept: ClassVar[dict[AppliedPTransform, tuple[DoFnRunner, _TaggedReceivers]]] = {}
+
+    def start_bundle(self) -> None:
+        step = self._applied_ptransform
+        kept = self._kept.pop(step, None)
+        self._keeps = kept is not None or not (self._side_inputs or is_stateful_dofn(step.transform.dofn))
+        if not self._keeps:
+            super().start_bundle()
+            return
+        self.runner, self._tagged_receivers = kept or self._set_up()
+        for tag in step.outputs:
+            output = pvalue.PCollection(None, tag=tag)
+            output.producer = step
+            self._tagged_receivers[tag].bundle = bundle = self._evaluation_context.create_bundle(output)
+            bundle.tag = tag
+        self.runner.start()
+
+    def _set_up(self) -> tuple[DoFnRunner, _TaggedReceivers]:
+        step, transform = self._applied_ptransform, self._applied_ptransform.transform
+        receivers = _TaggedReceivers(self._evaluation_context)
+        receivers.update((tag, _ToBundle()) for tag in step.outputs)
+        runner = DoFnRunner(
+            pickler.roundtrip(transform.dofn),
+            getattr(transform, "args", []),
+            getattr(transform, "kwargs", {}),
+            [],
+            step.inputs[0].windowing,
+            tagged_receivers=receivers,
+            step_name=step.full_label,
+            state=DoFnState(CounterFactory()),
+        )
+        runner.setup()
+        return runner, receivers
+
+    def finish_bundle(self) -> TransformResult:
+        if not self._keeps:
+            return super().finish_bundle()
+        self.runner.finish()
+        self._kept[self._applied_ptransform] = self.runner, self._tagged_receivers
+        return TransformResult(self, [receiver.bundle for receiver in self._tagged_receivers.values()], [], None, None)
+
+
 _samplers: set[statesampler.StateSampler] = set()
 """Of the threads that run bundles; there is one."""
 
@@ -253,10 +321,13 @@ def metrics() -> Iterator[tuple[MetricName, int | DistributionData]]:
 
 
 def install(batch_wait_s: float) -> None:
-    """Makes the local runner of this process read Pub/Sub so.
+    """Makes the local runner of this process read Pub/Sub and keep DoFns so.
 
     Args:
         batch_wait_s: how long a message waits for others that make up a bundle with it.
     """
     SUBSCRIPTION.batch_wait_s = batch_wait_s
-    TransformEvaluatorRegistry._test_evaluators_overrides[_DirectReadFromPubSub] = _ReadEvaluator
+    TransformEvaluatorRegistry._test_evaluators_overrides |= {
+        _DirectReadFromPubSub: _ReadEvaluator,
+        ParDo: _KeptParDoEvaluator,
+    }

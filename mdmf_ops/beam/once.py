@@ -119,8 +119,8 @@ class _InStateDoFn(beam.DoFn):
 
 
 _TABLES: dict[str, Seen] = {}
-"""Of this process, by transform: the local runner makes a DoFn anew for each bundle, and Beam's own Shared keeps only
-what was asked for last."""
+"""Of this process, by transform: the local runner makes a DoFn anew after a bundle that failed, and Beam's own Shared
+keeps only what was asked for last."""
 
 
 class _InProcessDoFn(beam.DoFn):

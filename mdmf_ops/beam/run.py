@@ -26,12 +26,14 @@ class Run:
         run_id: letters, digits, dots, dashes and underscores.
         scan_date: the day the run started (UTC), YYYY-MM-DD: the partition of all its rows.
         started_at: ISO 8601, UTC.
+        attempt: tells this start from another one under the same id; empty where no other can be.
     """
 
     output: str
     run_id: str
     scan_date: str
     started_at: str
+    attempt: str = ""
 
     @classmethod
     def start(cls, output: str, run_id: str | None = None) -> "Run":
@@ -40,7 +42,8 @@ class Run:
         run_id = run_id or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         if not _RUN_ID.fullmatch(run_id):
             raise ValueError(f"run id {run_id!r}: up to 100 letters, digits, '.', '_' and '-', a letter or digit first")
-        return cls(output.rstrip("/") or "/", run_id, f"{now:%Y-%m-%d}", now.isoformat(timespec="seconds"))
+        output, day, moment = output.rstrip("/") or "/", f"{now:%Y-%m-%d}", now.isoformat(timespec="seconds")
+        return cls(output, run_id, day, moment, attempt=secrets.token_hex(8))
 
     @property
     def manifest_path(self) -> str:
@@ -51,6 +54,11 @@ class Run:
     def temporary_folder(self) -> str:
         """For files on their way to a local dataset."""
         return f"{self.output}/{TEMPORARY_FOLDER}/{self.run_id}"
+
+    @property
+    def claim_path(self) -> str:
+        """While the run goes on, says which attempt may write."""
+        return f"{self.temporary_folder}/claim"
 
     def data_file(self, shard: int, num_shards: int) -> str:
         """Name of a shard's file, relative to `output`."""

@@ -1,6 +1,7 @@
 """Messages to scored rows: one for each, in its own window, in batches that form across bundles."""
 
 import json
+import threading
 import time
 
 import apache_beam as beam
@@ -15,10 +16,11 @@ from apache_beam.transforms.window import TimestampedValue
 from conftest import BROKEN, encode, photo
 
 from mdmf_ops.beam import FetchImages, Run
+from mdmf_ops.beam.image import Image, ImageRef, Message
 from mdmf_ops.beam.live import SKIPPED, ReadMessages, ScoreMessages, _LiveHandler
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.windows import Windows
-from mdmf_ops.detector import Detector
+from mdmf_ops.detector import Detector, ErrorCode, ImageError
 
 START_S = 1767312000
 STREAM = Run("/out", "stream-x", "2026-01-02", "2026-01-02T00:00:00+00:00")
@@ -75,3 +77,28 @@ def test_every_message_is_one_row_in_the_window_of_its_publication(monkeypatch, 
     assert sum(batches) == 26
     # Ten, ten and six images come in bundles of three; waiting makes one batch of each window.
     assert sorted(batches) == [6, 10, 10] if batch_wait_s else max(batches) <= 3, batches
+
+
+def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_other():
+    contents = [encode(photo(i, 64 + 32 * (i % 3), 96)) for i in range(12)] + [BROKEN["half.jpg"], BROKEN["text.jpg"]]
+    images = [
+        Image(ImageRef(str(i), message=Message(b"", {}, str(i), 0)), content) for i, content in enumerate(contents)
+    ]
+    images.append(
+        Image(ImageRef("gone", message=Message(b"", {}, "gone", 0)), None, ImageError(ErrorCode.NOT_FOUND, "x"))
+    )
+    clocks = dict.fromkeys(("scanned_at", "decode_us", "score_us"))
+
+    def rows(threads: int) -> list[dict]:
+        handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, threads)
+        found = handler.run_inference(images, handler.load_model())
+        assert [scored.ref for scored in found] == [image.ref for image in images]
+        return [
+            scored.row
+            | clocks
+            | {"patch_evidence": scored.row["patch_evidence"] is None or scored.row["patch_evidence"].tolist()}
+            for scored in found
+        ]
+
+    assert rows(4) == rows(1)
+    assert len({thread.name for thread in threading.enumerate() if thread.name.startswith("mdmf-score")}) > 1

@@ -1,17 +1,29 @@
 """The local runner's subscription: nothing acknowledged that is not dealt with, nothing held back for good."""
 
+import datetime
+
+import apache_beam as beam
+import grpc
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry
+from apache_beam.testing import test_stream
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import WindowedValue
+from faults import TcpProxy
 from google.api_core.exceptions import NotFound
 from google.cloud import pubsub_v1
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from pubsub import Topic, pubsub_emulator, wait_for
 
-from mdmf_ops.beam.local import _Subscription
+from mdmf_ops.beam import local
+from mdmf_ops.beam.local import _KeptParDoEvaluator, _Subscription
 
 
 @pytest.fixture(scope="module")
 def emulator():
-    with pubsub_emulator():
-        yield
+    with pubsub_emulator() as address:
+        yield address
 
 
 def take(subscription: _Subscription, count: int) -> list:
@@ -68,7 +80,59 @@ def test_a_subscription_that_is_deleted_is_an_error_and_no_silence(emulator):
     wait_for(told, 60, "the error")
 
 
+def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, monkeypatch):
+    monkeypatch.setattr(local, "_PULL_S", 0.5)
+    monkeypatch.setattr(local, "LEASE_S", 10)
+    monkeypatch.setattr(local, "_PAUSE_S", 0.1)
+    topic = Topic("local-faults")
+    with TcpProxy(emulator) as proxy:
+        # Against the service Google's client asks every 30 s whether the connection lives; against an emulator, never.
+        alive = [
+            ("grpc.keepalive_time_ms", 2000),
+            ("grpc.keepalive_timeout_ms", 1000),
+            ("grpc.http2.ping_timeout_ms", 1000),
+        ]
+        transport = SubscriberGrpcTransport(channel=grpc.insecure_channel(proxy.address, alive))
+        client = pubsub_v1.SubscriberClient(transport=transport)
+        monkeypatch.setattr(pubsub_v1, "SubscriberClient", lambda: client)
+        subscription = _Subscription()
+        subscription.open(topic.subscription)
+        taken: dict[str, bytes] = {}
+
+        def arrives(data: bytes) -> None:
+            topic.publish(data).result()
+
+            def there() -> bool:
+                for message in subscription.take():
+                    taken[message.message_id] = message.data
+                    subscription.acknowledge(message.message_id)
+                return data in taken.values()
+
+            wait_for(there, 60, f"{data!r}")
+
+        arrives(b"before")
+        proxy.cut()
+        arrives(b"cut")
+        proxy.inject(b"HTTP/1.1 200 OK\r\n\r\n" * 9)
+        arrives(b"garbled")
+        proxy.refuses = True
+        proxy.cut()
+        topic.publish(b"refused").result()
+        assert subscription.take() == []
+        proxy.refuses = False
+        arrives(b"accepted")
+        proxy.stall()
+        arrives(b"half-open")
+        subscription.drain()
+        wait_for(subscription.is_drained, 30, "the drain")
+        subscription.close()
+    assert sorted(taken.values()) == [b"accepted", b"before", b"cut", b"garbled", b"half-open", b"refused"]
+    assert topic.pull() == []  # every acknowledgement came through
+
+
 def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
+    published = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+
     class Service:
         """Delivers one message again and again; a mock, since no service can be made to."""
 
@@ -78,7 +142,7 @@ def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
 
         def pull(self, **_request):
             self.pulls += 1
-            message = pubsub_v1.types.PubsubMessage(data=b"x", message_id="1")
+            message = pubsub_v1.types.PubsubMessage(data=b"x", message_id="1", publish_time=published)
             received = pubsub_v1.types.ReceivedMessage(ack_id=f"ack{self.pulls}", message=message)
             return pubsub_v1.types.PullResponse(received_messages=[received] if self.pulls <= 3 else [])
 
@@ -91,7 +155,7 @@ def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
 
     subscription, service = _Subscription(), Service()
     subscription._client, subscription._name = service, "subscription"
-    subscription._acknowledged["1"] = None
+    subscription._acknowledged["1"] = published
     service_pull = service.pull
 
     def pull_and_stop(**request):
@@ -104,3 +168,38 @@ def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
     subscription._flush()
     assert service.acknowledged == ["ack1", "ack2", "ack3"]
     assert subscription.take() == []
+
+
+class _TwoOutputs(beam.DoFn):
+    """Gives even numbers, and odd ones as `odd`; what waits leaves with its bundle. Seven fails the first time."""
+
+    made, failed = 0, False
+
+    def setup(self) -> None:
+        _TwoOutputs.made += 1
+
+    def start_bundle(self) -> None:
+        self._waiting: list = []
+
+    def process(self, number, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam):
+        yield beam.pvalue.TaggedOutput("odd", number) if number % 2 else number
+        if number == 7 and not _TwoOutputs.failed:
+            _TwoOutputs.failed = True
+            raise ValueError("the first time")
+        self._waiting.append(WindowedValue(100 + number, timestamp, (window,)))
+
+    def finish_bundle(self):
+        yield from self._waiting
+
+
+def test_a_dofn_is_kept_from_bundle_to_bundle_and_a_failed_bundle_gives_nothing(monkeypatch):
+    overrides = TransformEvaluatorRegistry._test_evaluators_overrides
+    monkeypatch.setitem(overrides, beam.ParDo, _KeptParDoEvaluator)
+    story = test_stream.TestStream()
+    for start in range(0, 12, 3):
+        story.add_elements(range(start, start + 3))
+    with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
+        split = p | story.advance_watermark_to_infinity() | beam.ParDo(_TwoOutputs()).with_outputs("odd", main="even")
+        assert_that(split.odd, equal_to(list(range(1, 12, 2))), label="odd")
+        assert_that(split.even, equal_to([*range(0, 12, 2), *range(100, 112)]), label="even")
+    assert (_TwoOutputs.made, _TwoOutputs.failed) == (2, True)  # anew only after the failure

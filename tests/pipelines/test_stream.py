@@ -10,54 +10,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import duckdb
 import pytest
 from conftest import BROKEN, FULL, copy_detector, encode, photo
 from emulators import Bucket, environment, fake_gcs_server
-from pubsub import PROJECT, StreamProcess, Topic, pubsub_emulator, wait_for
+from pubsub import PROJECT, StreamProcess, pubsub_emulator, wait_for
+from streams import START_S, check_dataset, flags, metrics_of, read_rows, topics
 
-from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.messages import message_uri
-from mdmf_ops.beam.runs import strays, verify_run
-
-START_S = 120
-"""A stream that starts imports torch and Beam, on a machine that does other things too."""
-
-EVERY_VERDICT = "likely_ai,uncertain,likely_real"
 
 
 @pytest.fixture(scope="module")
 def emulator():
     with pubsub_emulator() as address:
         yield address
-
-
-def topics(name: str) -> tuple[Topic, Topic, Topic]:
-    return Topic(f"{name}-uploads"), Topic(f"{name}-alerts"), Topic(f"{name}-errors")
-
-
-def flags(output: Path | str, uploads: Topic, alerts: Topic, errors: Topic, *more: str) -> list[str]:
-    names = ["--subscription", uploads.subscription, "--alert_topic", alerts.path, "--error_topic", errors.path]
-    return [*names, "--output", str(output), "--device", "cpu", "--verdicts", EVERY_VERDICT, "--json", *more]
-
-
-def read_rows(output: Path) -> list[dict]:
-    if not list(output.glob("scan_date=*/*.parquet")):
-        return []
-    relation = duckdb.sql(f"select * from read_parquet('{output}/scan_date=*/*.parquet', hive_partitioning = true)")
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-
-def metrics_of(printed: str) -> dict:
-    return json.loads(printed[printed.index("{\n") :])
-
-
-def check_dataset(output: Path) -> None:
-    """Every file is listed by a manifest and is what it says."""
-    assert strays(str(output)) == []
-    for manifest in read_manifests(str(output)):
-        assert verify_run(str(output), manifest) == []
 
 
 class Uploads:

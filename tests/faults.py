@@ -1,0 +1,146 @@
+"""What networks, clocks and disks do to a program: connections cut and stalled, a clock that jumps, a full disk."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER of no seconds: closing is a reset."""
+
+
+class _Link:
+    """One connection through the proxy: two sockets, and a thread for each direction."""
+
+    def __init__(self, client: socket.socket, upstream: socket.socket, answer_bytes: int | None):
+        self.stalled = False
+        self._sockets = client, upstream
+        self._answer_bytes = answer_bytes
+        for source, target in ((client, upstream), (upstream, client)):
+            threading.Thread(target=self._pump, args=(source, target, source is upstream), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        sent_bytes = 0
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.stalled:  # swallowed: neither side hears of it
+                    continue
+                if is_answer and self._answer_bytes is not None:
+                    data = data[: self._answer_bytes - sent_bytes]
+                target.sendall(data)
+                sent_bytes += len(data)
+                if is_answer and sent_bytes == self._answer_bytes:
+                    self.cut()
+        if not self.stalled:
+            self.cut()
+
+    def send(self, data: bytes) -> None:
+        """To the client, as if from the other side."""
+        with suppress(OSError):
+            self._sockets[0].sendall(data)
+
+    def cut(self) -> None:
+        for end in self._sockets:
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class TcpProxy:
+    """Forwards connections to an emulator, until it is told to do worse.
+
+    Attributes:
+        refuses: new connections are reset at once.
+        answer_bytes: each new connection is cut once so many bytes have come back; None is no limit.
+    """
+
+    def __init__(self, upstream: str):
+        host, _, port = upstream.removeprefix("http://").partition(":")
+        self._upstream = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.refuses = False
+        self.answer_bytes: int | None = None
+        self._links: list[_Link] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    if self.refuses:
+                        raise ConnectionError
+                    upstream = socket.create_connection(self._upstream)
+                except OSError:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    client.close()
+                    continue
+                self._links.append(_Link(client, upstream, self.answer_bytes))
+
+    def cut(self) -> None:
+        """Resets every connection there is."""
+        for link in self._links:
+            link.cut()
+        self._links.clear()
+
+    def stall(self) -> None:
+        """Leaves every connection there is open for good, and says no more on it: half-open. New ones are forwarded."""
+        for link in self._links:
+            link.stalled = True
+
+    def inject(self, data: bytes) -> None:
+        """Sends bytes to the client of every connection that are no answer to anything."""
+        for link in self._links:
+            link.send(data)
+
+    def __enter__(self) -> "TcpProxy":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._listener.close()
+        self.cut()
+
+
+JUMPING_CLOCK = """
+import sys, threading, time
+from pathlib import Path
+real, offset = time.time, Path({offset!r})
+def jump():
+    while not float(offset.read_text() or 0):
+        time.sleep(0.1)
+    time.time = lambda: real() + float(offset.read_text() or 0)
+threading.Thread(target=jump, daemon=True).start()  # Beam pickles the clock as it is when a pipeline starts
+from mdmf_ops.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""A program in place of `python -m mdmf_ops` whose wall clock is off by as many seconds as a file says."""
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, of so many bytes (as `mount` writes it: 256k), on a folder."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip(
+            "a small disk is a tmpfs, and mounting one needs root on Linux: run the tests as root in a container"
+        )
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def enlarge(folder: Path, size: str) -> None:
+    """Makes room on a small disk."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
