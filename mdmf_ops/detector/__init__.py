@@ -9,10 +9,14 @@ Example::
     print(result.verdict.value, result.p_value)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mdmf_ops.detector.calibration import Calibration, Verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
-from mdmf_ops.detector.detector import DEFAULT_ALPHA, Detector, Score
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+
+if TYPE_CHECKING:
+    from mdmf_ops.detector.detector import DEFAULT_ALPHA, Detector, Score
 
 __all__ = [
     "DEFAULT_ALPHA",
@@ -26,3 +30,12 @@ __all__ = [
     "Verdict",
     "decode",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, when it is asked for: a process that only decodes starts without it."""
+    if name not in ("DEFAULT_ALPHA", "Detector", "Score"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mdmf_ops.detector import detector
+
+    return getattr(detector, name)

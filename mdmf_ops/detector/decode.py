@@ -4,8 +4,10 @@ The content decides the format, never a name. Limits are checked on the header, 
 setting of Pillow is touched, so a truncated image fails instead of ending in grey.
 """
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,7 +158,11 @@ class DecodedImage:
         return self.stored.shape[1::-1] if isinstance(self.stored, np.ndarray) else self.stored.size
 
     def crop(self, box: tuple[int, int, int, int]) -> np.ndarray:
-        """(H, W, 3) uint8 within (left, top, right, bottom), px of the upright image; nothing else is converted."""
+        """(H, W, 3) uint8 within (left, top, right, bottom), px of the upright image; nothing else is converted.
+
+        Raises:
+            ImageError: its pixels make no colours.
+        """
         left, top, right, bottom = box
         width_px, height_px = self._stored_size
         swapped = self.orientation in _SWAPPED
@@ -166,7 +172,8 @@ class DecodedImage:
             left, right = width_px - right, width_px - left
         if upside_down := self.orientation in _UPSIDE_DOWN:
             top, bottom = height_px - bottom, height_px - top
-        pixels = _rgb_within(self.stored, (left, top, right, bottom))
+        with _image_errors():
+            pixels = _rgb_within(self.stored, (left, top, right, bottom))
         pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
         return pixels.transpose(1, 0, 2) if swapped else pixels
 
@@ -199,7 +206,7 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half an image would be scored; leave it off")
     limits.check_bytes(len(content))
     plugin = _find_plugin(content)
-    try:
+    with _image_errors(content):
         check_metadata(content, limits.max_metadata_bytes, limits.max_scans)
         with plugin(io.BytesIO(content)) as image:
             limits.check_size(*image.size)
@@ -217,11 +224,18 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
                     raise ImageError(ErrorCode.TRUNCATED, f"the {image.format}'s data end before its image does")
                 stored = image
             return DecodedImage(stored, _orientation(image), image.format, quality)
+
+
+@contextlib.contextmanager
+def _image_errors(content: bytes = b"") -> Iterator[None]:
+    """Whatever is raised within is this image's error."""
+    try:
+        yield
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{len(content):,} bytes need more memory than is free") from error
-    # Pillow's plugins leak errors of every kind on hostile files: whatever it is, it is this image's.
+        raise ImageError(ErrorCode.OUT_OF_MEMORY, "decoding needs more memory than it may have") from error
+    # Pillow's plugins leak errors of every kind on hostile files.
     except Exception as error:
         raise ImageError(_code(error, content), f"{type(error).__name__}: {error}") from error
 
@@ -250,6 +264,8 @@ def _code(error: Exception, content: bytes) -> ErrorCode:
     if isinstance(error, Image.DecompressionBombError):
         return ErrorCode.TOO_MANY_PIXELS
     message = str(error).lower()
+    if "memory" in message:
+        return ErrorCode.OUT_OF_MEMORY
     if "too large for pngimageplugin" in message or "text chunks" in message:
         return ErrorCode.TOO_MUCH_METADATA
     if any(words in message for words in _UNREAD_PIXELS):

@@ -14,9 +14,10 @@ from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.isolation import decode_isolated
 from mdmf_ops.detector.mmd import patch_evidence
 from mdmf_ops.detector.signature import Signature
-from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
+from mdmf_ops.detector.tiles import TiledImage, TilePlan, tile_image
 
 BACKBONE_FILE = "backbone.safetensors"
 SIGNATURE_FILE = "signature.safetensors"
@@ -78,6 +79,7 @@ class Detector:
         limits: Limits | None = None,
         device: torch.device | str = "cpu",
         assets: model_assets.Assets | None = None,
+        isolated: bool = True,
     ):
         if not calibration.smallest_p_value <= alpha < 1:
             raise ValueError(
@@ -92,6 +94,7 @@ class Detector:
         self.alpha = alpha
         self.limits = limits or Limits()
         self.assets = assets
+        self.isolated = isolated
 
     @classmethod
     def load(
@@ -101,6 +104,7 @@ class Detector:
         alpha: float = DEFAULT_ALPHA,
         limits: Limits | None = None,
         device: str = "auto",
+        isolated: bool = True,
     ) -> "Detector":
         """Loads a detector from its folder, checked file by file; without a folder, the embedded `micro`.
 
@@ -109,6 +113,8 @@ class Detector:
             alpha: level of the verdict: the rate at which real images may be called `likely_ai`.
             limits: what is refused before decoding.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
+            isolated: decode in a process of its own, within the limits of time and memory. Without it a decoder that
+                hangs or dies takes this process with it: for images that you trust.
 
         Raises:
             model_assets.AssetError: a file is missing, damaged or does not fit.
@@ -129,6 +135,7 @@ class Detector:
             limits=limits,
             device=pick_device(device),
             assets=assets,
+            isolated=isolated,
         )
 
     def score(self, batch: Sequence[bytes]) -> list[Score | ImageError]:
@@ -138,9 +145,9 @@ class Detector:
     def _score_one(self, content: bytes) -> Score | ImageError:
         started_ns = time.perf_counter_ns()
         try:
-            image = decode(content, self.limits)
+            image = self._tiles_of(content)
             decoded_ns = time.perf_counter_ns()
-            score = self.score_decoded(image)
+            score = self.score_tiles(image)
         except ImageError as error:
             return error
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
@@ -148,11 +155,18 @@ class Detector:
         scored_ns = time.perf_counter_ns()
         return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
 
+    def _tiles_of(self, content: bytes) -> TiledImage:
+        if self.isolated:
+            return decode_isolated(content, self.backbone.geometry, self.limits)
+        return tile_image(decode(content, self.limits), self.backbone.geometry)
+
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
-        width_px, height_px = image.image.size
-        plan = plan_tiles(height_px, width_px, self.backbone.geometry)
-        evidence = self.evidence(cut_tiles(image.image, plan))
+        return self.score_tiles(tile_image(image, self.backbone.geometry))
+
+    def score_tiles(self, image: TiledImage) -> Score:
+        """Scores one image by its tiles. Raises ImageError where no finite score comes out."""
+        evidence = self.evidence(image.tiles)
         mmd2 = float(evidence.mean(dtype=np.float64))
         if not np.isfinite(mmd2):
             raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
@@ -164,10 +178,10 @@ class Detector:
             alpha=self.alpha,
             calibration_id=self.calibration.calibration_id,
             evidence=evidence,
-            plan=plan,
-            width_px=width_px,
-            height_px=height_px,
-            image_format=image.format,
+            plan=image.plan,
+            width_px=image.width_px,
+            height_px=image.height_px,
+            image_format=image.image_format,
             jpeg_quality=image.jpeg_quality,
         )
 
