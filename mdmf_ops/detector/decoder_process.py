@@ -73,7 +73,7 @@ def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
 def _bounded(limits: Limits) -> Iterator[None]:
     """Bounds the memory of what runs within, and ends this process if its parent is not there to do so in time."""
     with contextlib.ExitStack() as undo:
-        signal.setitimer(signal.ITIMER_REAL, 2 * limits.max_decode_s)
+        signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
         undo.callback(signal.setitimer, signal.ITIMER_REAL, 0)
         if _STATM.exists():  # Linux, where the limit counts what is allocated
             before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -26,6 +26,9 @@ CALIBRATION_FILE = "calibration.json"
 
 DEFAULT_ALPHA = 0.01
 
+_UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
+"""What comes of a description in a manifest that is none."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -125,7 +128,10 @@ class Detector:
         bank = load_bank(assets)
         if CALIBRATION_FILE not in assets.manifest["files"]:
             raise model_assets.AssetError(f"{assets.folder}: not calibrated yet: run `mdmf calibrate` on it")
-        calibration = Calibration.load(assets.path(CALIBRATION_FILE))
+        try:
+            calibration = Calibration.load(assets.path(CALIBRATION_FILE))
+        except ValueError as error:
+            raise model_assets.AssetError(str(error)) from error
         return cls(
             backbone,
             signature,
@@ -222,10 +228,12 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
         )
     backbone = load_backbone(assets)
     try:
-        signature = Signature(**assets.manifest["signature"])
-    except (TypeError, ValueError) as error:
-        raise model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: signature: {error}") from error
-    signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()))
+        # A size that only claims to be is found before memory is taken for it.
+        with torch.device("meta"):
+            signature = Signature(**assets.manifest["signature"])
+    except _UNFIT as error:
+        raise _unfit(assets, "signature", error) from error
+    signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()), assign=True)
     if backbone.embedding_dim != signature.mean.numel():
         raise model_assets.AssetError(
             f"{assets.folder}: expected a signature of {backbone.embedding_dim} channels,"
@@ -236,7 +244,17 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
 
 def load_bank(assets: model_assets.Assets) -> Bank:
     """The bank of checked assets."""
-    return Bank(**assets.tensors(BANK_FILE, Bank.template(**assets.manifest["bank"])))
+    try:
+        with torch.device("meta"):
+            template = Bank.template(**assets.manifest["bank"])
+    except _UNFIT as error:
+        raise _unfit(assets, "bank", error) from error
+    return Bank(**assets.tensors(BANK_FILE, template))
+
+
+def _unfit(assets: model_assets.Assets, part: str, error: Exception) -> model_assets.AssetError:
+    [reason] = f"{type(error).__name__}: {error}".splitlines()[:1]
+    return model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: {part}: {reason}")
 
 
 def pick_device(device: str) -> torch.device:

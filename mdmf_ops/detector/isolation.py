@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
 _START_S = 60.0
 _DEATH_S = 2.0
+_PATIENCE = 4
+"""So many times the limit of time, at most, for a decoder that waits for a core."""
+
 _PIPE_BYTES = 1 << 20
 """Of a pipe's buffer: the system's default takes 48 turns to pass the tiles of one image."""
 
@@ -43,12 +48,12 @@ class _Decoder:
 
     def __init__(self):
         self._timed_out = False
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{_COMMAND}; main()", json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
-            bufsize=0,
         )
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
@@ -62,18 +67,42 @@ class _Decoder:
                 ) from error
 
     @contextlib.contextmanager
-    def _deadline(self, seconds: float):
-        timer = threading.Timer(seconds, self._time_out)
-        timer.daemon = True
-        timer.start()
+    def _deadline(self, seconds: float) -> Iterator[None]:
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(seconds, done), daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            with self._lock:
+                done.set()
 
-    def _time_out(self) -> None:
-        self._timed_out = True
-        self._process.kill()
+    def _watch(self, seconds: float, done: threading.Event) -> None:
+        before_s = self._cpu_s()
+        for _ in range(_PATIENCE):
+            if done.wait(seconds):
+                return
+            # One that wants to go on, and was let run for less than its time, is no hang: the machine is overloaded.
+            used_s = self._cpu_s()
+            if before_s is None or used_s is None or used_s - before_s > 0.8 * seconds or not self._is_runnable():
+                break
+        with self._lock:
+            if not done.is_set():
+                self._timed_out = True
+                self._process.kill()
+
+    def _stat(self) -> list[str]:
+        """What Linux says of the process from its state on; [] elsewhere."""
+        try:
+            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return []
+
+    def _cpu_s(self) -> float | None:
+        stat = self._stat()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") if stat else None
+
+    def _is_runnable(self) -> bool:
+        return self._stat()[:1] == ["R"]
 
     @property
     def is_alive(self) -> bool:

@@ -20,7 +20,7 @@ from mdmf_ops.detector.pieces import (
     tiff_entries,
 )
 
-MAX_PIECES = 50_000
+MAX_PIECES = 20_000
 """Of one file. A PNG of 64 MiB in chunks of 8 KiB has 8,192."""
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"fcTL", b"fdAT")
