@@ -61,7 +61,8 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
         pixels = simplejpeg.decode_jpeg(content, colours, strict=False)
     if colours == "GRAY":
         return pixels[:, :, 0]
-    return ~pixels if colours == "CMYK" else pixels
+    # In place: at the limit of pixels a second copy would not fit.
+    return np.invert(pixels, out=pixels) if colours == "CMYK" else pixels
 
 
 def _check_scans(content: bytes) -> None:
