@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: scan test lint lock soak templates clean
+.PHONY: scan test lint fuzz fuzz-parsers lock soak templates clean
 
 scan: $(VENV)/installed
 	$(BIN)/mdmf scan samples/real samples/generated samples/spliced --output out/samples
@@ -19,6 +19,15 @@ test: $(VENV)/installed lint
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Mutations of tests/corpus, each of which must end as tiles or as a documented error: some minutes on two cores.
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz.py --inputs 20000 --seed 0
+
+# Coverage-guided, for as long as it is let: atheris is installed here, since it is not for every machine.
+fuzz-parsers: $(VENV)/installed
+	$(BIN)/pip install --quiet 'atheris>=3'
+	$(BIN)/python tests/fuzz_parsers.py -max_total_time=300
 
 # One environment serves both commands, so that the second one starts at once.
 $(VENV)/installed: setup.py constraints.txt $(wildcard locked/*.txt)

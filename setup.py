@@ -18,7 +18,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mdmf_ops/__init__.py").read_text()).group(1)
 
-DETECTOR = ["numpy>=2.0", "pillow>=11.3", "safetensors>=0.5", "torch>=2.6,<2.14"]
+# simplejpeg hears what Pillow does not: that the data of a JPEG end before its image does.
+DETECTOR = ["numpy>=2.0", "pillow>=11.3", "safetensors>=0.5", "simplejpeg>=1.9", "torch>=2.6,<2.14"]
 BEAM = ["apache-beam>=2.77,<2.78", "pyarrow>=18", "rich>=13", "shtab>=1.7"]
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "google-cloud-pubsub>=2.20", "google-cloud-storage>=2.18"]
 TRAIN = ["scikit-learn>=1.5", "scipy>=1.13", "rich>=13"]

@@ -120,13 +120,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except OSError as error:
         raise AssetError(f"{folder}: no readable {MANIFEST}, so not a detector: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AssetError(f"{path}: not JSON: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise AssetError(f"{path}: expected manifest format {FORMAT}, found {found!r}")
-    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("name"), str):
-        raise AssetError(f"{path}: expected a name and a table of files")
+    name = manifest.get("name")
+    if not isinstance(manifest.get("files"), dict) or not (isinstance(name, str) and _FILE_NAME.fullmatch(name)):
+        raise AssetError(f"{path}: expected a table of files and a plain name, found the name {name!r}")
     expected = _detector_id(manifest)
     if manifest.get("detector_id") != expected:
         raise AssetError(f"{path}: expected detector_id {expected}, found {manifest.get('detector_id')!r}")

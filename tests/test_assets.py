@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -87,7 +88,9 @@ def test_file_outside_the_folder_is_refused(folder, name):
         read_assets(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 99}', b"\x80\x04pickle", b'{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"format": 99}', b"\x80\x04pickle", b'{"format": 1}', b"[" * 99_999]
+)
 def test_other_manifests_are_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(AssetError, match=r"manifest\.json"):
@@ -114,6 +117,88 @@ def test_signed_but_misshapen_tensors_are_refused(folder):
 
     rewrite(folder, "bank.safetensors", halve)
     with pytest.raises(AssetError, match=r"bank\.safetensors: signatures: expected shape"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("file", ["backbone.safetensors", "signature.safetensors", "bank.safetensors"])
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (lambda tensor: tensor.half(), "expected shape and dtype"),
+        (lambda tensor: tensor.flatten()[:-1].clone(), "expected shape and dtype"),
+        (lambda tensor: torch.full_like(tensor, torch.nan), "expected finite"),
+        (lambda tensor: torch.full_like(tensor, -torch.inf), "expected finite"),
+    ],
+)
+def test_signed_tensors_of_another_shape_or_type_or_not_finite_are_refused(folder, file, forge, message):
+    def forge_one(tensors):
+        name = max(tensors, key=lambda name: tensors[name].numel())
+        tensors[name] = forge(tensors[name])
+
+    rewrite(folder, file, forge_one)
+    with pytest.raises(AssetError, match=rf"{file}: .*{message}"):
+        Detector.load(folder)
+
+
+def test_signed_tensors_under_other_names_are_refused(folder):
+    rewrite(folder, "bank.safetensors", lambda tensors: tensors.update(more=torch.zeros(1)))
+    with pytest.raises(AssetError, match=r"bank\.safetensors: expected tensors .* found"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("part", ["signature", "bank"])
+@pytest.mark.parametrize(
+    "description", [None, 7, [], {}, {"views": "a"}, {"views": -1, "size": 1, "signature_dim": 1}, {"unknown": 1}]
+)
+def test_a_description_in_the_manifest_that_is_none_is_refused(folder, part, description):
+    resign(folder, **{part: description})
+    with pytest.raises(AssetError, match=rf"manifest\.json: {part}"):
+        Detector.load(folder)
+
+
+def test_a_bank_that_claims_to_be_enormous_takes_no_memory(folder):
+    resign(folder, bank={"views": 4, "size": 10**12, "signature_dim": 32})
+    with pytest.raises(AssetError, match=r"bank\.safetensors: signatures: expected shape"):
+        Detector.load(folder)
+    signature = json.loads((folder / "manifest.json").read_text())["signature"]
+    resign(folder, signature=signature | {"hidden_dim": 10**10})
+    with pytest.raises(AssetError, match=r"signature\.safetensors: .*expected shape"):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "..", 7, None])
+def test_a_detectors_name_is_plain(folder, name):
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"name": name}
+    manifest["detector_id"] = model_assets._detector_id(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AssetError, match=r"manifest\.json: expected .* plain name"):
+        read_assets(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"calibration_id": "a", "scores": [NaN]}', b"\x80\x04."])
+def test_a_signed_calibration_that_is_none_is_refused(folder, content):
+    (folder / "calibration.json").write_bytes(content)
+    resign(folder)
+    with pytest.raises(AssetError, match=r"calibration\.json: not a calibration"):
+        Detector.load(folder)
+
+
+def test_every_single_byte_counts(folder):
+    rng = np.random.default_rng(5)
+    for file in ("bank.safetensors", "signature.safetensors", "backbone.safetensors", "calibration.json"):
+        path = folder / file
+        content = path.read_bytes()
+        for position in (0, 8, len(content) - 1, *rng.integers(0, len(content), 5)):
+            path.write_bytes(content[:position] + bytes([content[position] ^ 0x40]) + content[position + 1 :])
+            with pytest.raises(AssetError, match=rf"{file}: expected .*found"):
+                read_assets(folder)
+        path.write_bytes(content)
+
+
+def test_an_older_manifest_is_refused(folder):
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AssetError, match=r"manifest\.json: expected manifest format 1, found 0"):
         Detector.load(folder)
 
 

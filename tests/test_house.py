@@ -9,6 +9,7 @@ from conftest import ROOT
 
 PACKAGES = ("mdmf_ops", "pipelines", "model_assets")
 MODULES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+EVERY_FILE = sorted({*MODULES, *(file for room in ("tests", "benchmarks") for file in (ROOT / room).rglob("*.py"))})
 MAX_LINES = 350
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -43,6 +44,18 @@ def careless_loads(tree):
             safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
             if not safe:
                 yield node.lineno
+
+
+def careless_calls(tree):
+    """Lines that run what a text or a file tells them to: eval, exec, a shell, YAML's tags."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        shell = any(k.arg == "shell" and getattr(k.value, "value", None) is not False for k in node.keywords)
+        unsafe_yaml = name in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load")
+        if shell or unsafe_yaml or name in ("eval", "exec", "os.system", "os.popen"):
+            yield node.lineno
 
 
 def undocumented(tree):
@@ -83,6 +96,14 @@ def test_nothing_is_unpickled(file):
     tree = parse(file)
     assert not {name for name in imported(tree) if name.split(".")[0] in UNPICKLERS}
     assert not list(careless_loads(tree)), "torch.load runs what a file tells it to, without weights_only=True"
+
+
+@pytest.mark.parametrize("file", EVERY_FILE, ids=module_name)
+def test_nothing_runs_what_a_text_says(file):
+    tree = parse(file)
+    runs_our_readme = file == ROOT / "tests" / "test_readme.py"
+    assert runs_our_readme or not list(careless_calls(tree))
+    assert not list(careless_loads(tree))
 
 
 @every_module
@@ -146,6 +167,23 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"apache_beam", "tor
 )
 def test_a_careless_load_is_seen(source, careless):
     assert list(careless_loads(ast.parse(source))) == careless
+
+
+@pytest.mark.parametrize(
+    ("source", "careless"),
+    [
+        ("eval(text)", [1]),
+        ("os.system(text)", [1]),
+        ("subprocess.run(text, shell=True)", [1]),
+        ("subprocess.run(text, shell=flag)", [1]),
+        ("subprocess.run(text, shell=False)", []),
+        ("yaml.load(text, Loader=yaml.Loader)", [1]),
+        ("yaml.safe_load(text)", []),
+        ("model.eval()", []),
+    ],
+)
+def test_a_careless_call_is_seen(source, careless):
+    assert list(careless_calls(ast.parse(source))) == careless
 
 
 def test_imports_inside_functions_are_seen():

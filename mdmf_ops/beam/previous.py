@@ -19,7 +19,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import open_file
 from mdmf_ops.detector import ErrorCode
 
-_OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.INTERNAL.value)
+_OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.TIMEOUT.value, ErrorCode.INTERNAL.value)
 """Failures after the bytes were read that another try may not see."""
 
 _BY_SIZE = (ErrorCode.EMPTY.value, ErrorCode.TOO_MANY_BYTES.value)

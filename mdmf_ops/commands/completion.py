@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     parser, _modules = make_parser([verb for verb in VERBS if _is_installed(verb)])
     _mark_paths(parser)
-    print(shtab.complete(parser, shell=arguments.shell))
+    print(shtab.complete(parser, arguments.shell))
     return EXIT_OK
 
 

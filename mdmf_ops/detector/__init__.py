@@ -9,11 +9,15 @@ Example::
     print(result.verdict.value, result.p_value)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from mdmf_ops.detector.calibration import Calibration, Verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
-from mdmf_ops.detector.detector import Detector
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Score, Scorer
+
+if TYPE_CHECKING:
+    from mdmf_ops.detector.detector import Detector
+    from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Score, Scorer
 
 __all__ = [
     "DEFAULT_ALPHA",
@@ -28,3 +32,12 @@ __all__ = [
     "Verdict",
     "decode",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch, when it is asked for: a process that only decodes starts without it."""
+    if name not in ("DEFAULT_ALPHA", "Detector", "Score", "Scorer"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mdmf_ops.detector import detector, scorer
+
+    return getattr(detector if name == "Detector" else scorer, name)

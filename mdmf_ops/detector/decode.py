@@ -4,8 +4,10 @@ The content decides the format, never a name. Limits are checked on the header, 
 setting of Pillow is touched, so a truncated image fails instead of ending in grey.
 """
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.truncation import is_cut, lacks_end
+from mdmf_ops.detector.jpeg_pixels import decode_jpeg
+from mdmf_ops.detector.metadata import check_metadata
+from mdmf_ops.detector.truncation import is_cut, lacks_end, lacks_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is read, through Pillow. Its other plugins, Ghostscript's among them, are never asked."""
@@ -58,18 +62,13 @@ _OTHERS = (
 # and change them back around each image would be a race between threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png)ImagePlugin")
 
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes an image of each EXIF orientation upright."""
+# EXIF's orientations of which rows are columns, left is right, and top is bottom: turned back in the other order.
+_SWAPPED, _MIRRORED, _UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6, 7)
 
 _ORIENTATION_TAG = 0x0112
+
+# In messages of decoders about files that are whole: of odd TIFFs, and of JPEGs that libjpeg does not decode.
+_UNREAD_PIXELS = ("unknown pixel mode", "-bit layers", "unsupported jpeg", "unsupported marker")
 
 _WIDE_TO_BYTE = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
 """(65536,): 0..65535 scaled to 0..255, rounded."""
@@ -94,12 +93,20 @@ class Limits:
         max_bytes: size of the encoded image.
         max_pixels: width times height.
         max_side_px, min_side_px: of each side. Under 64 px there are too few patches to compare.
+        max_metadata_bytes: all that is in the file beside its pixels.
+        max_scans: of a progressive JPEG; encoders make about ten.
+        max_decode_s: from bytes to tiles, wall-clock; only where a decoder runs in a process of its own.
+        max_decode_bytes: memory of a decoder beside the encoded image, likewise.
     """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 80_000_000
     max_side_px: int = 30_000
     min_side_px: int = 64
+    max_metadata_bytes: int = 16 << 20
+    max_scans: int = 100
+    max_decode_s: float = 8.0
+    max_decode_bytes: int = 480 << 20
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raises ImageError for an encoded image that is empty or too large."""
@@ -126,28 +133,66 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image ready to be cut into tiles.
+    """A decoded image, kept as its file has it: most of a large one is never looked at.
 
     Attributes:
-        image: upright RGB; kept as Pillow's, since most of a large image is never looked at.
+        stored: as decoded; of a JPEG (H, W), (H, W, 3) or (H, W, 4) uint8, else Pillow's, of whatever mode.
+        orientation: EXIF's, 1-8: how `stored` is turned upright.
         format: one of `FORMATS`.
         jpeg_quality: 1-100 as libjpeg counts; None for other formats and other quantisation tables.
     """
 
-    image: Image.Image
+    stored: Image.Image | np.ndarray
+    orientation: int
     format: str
     jpeg_quality: int | None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright image, in px."""
+        width_px, height_px = self._stored_size
+        return (height_px, width_px) if self.orientation in _SWAPPED else (width_px, height_px)
+
+    @property
+    def _stored_size(self) -> tuple[int, int]:
+        return self.stored.shape[1::-1] if isinstance(self.stored, np.ndarray) else self.stored.size
+
+    def crop(self, box: tuple[int, int, int, int]) -> np.ndarray:
+        """(H, W, 3) uint8 within (left, top, right, bottom), px of the upright image; nothing else is converted.
+
+        Raises:
+            ImageError: its pixels make no colours.
+        """
+        left, top, right, bottom = box
+        width_px, height_px = self._stored_size
+        swapped = self.orientation in _SWAPPED
+        if swapped:
+            left, top, right, bottom = top, left, bottom, right
+        if mirrored := self.orientation in _MIRRORED:
+            left, right = width_px - right, width_px - left
+        if upside_down := self.orientation in _UPSIDE_DOWN:
+            top, bottom = height_px - bottom, height_px - top
+        with _image_errors():
+            pixels = _rgb_within(self.stored, (left, top, right, bottom))
+        pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        return pixels.transpose(1, 0, 2) if swapped else pixels
+
+    @property
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8: a copy."""
-        return np.array(self.image)
+        """(H, W, 3) uint8 of the whole image, upright: a copy."""
+        return np.array(self.crop((0, 0, *self.size)))
+
+    @property
+    def image(self) -> Image.Image:
+        """The whole image, upright RGB: a copy."""
+        return Image.fromarray(self.pixels)
 
 
 def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
     """Decodes an image: the first frame or page, upright, transparency on white, 16 bits scaled to 8.
 
-    Colour profiles are not applied: the detector reads what the file holds, not what a screen would show.
+    Colour profiles are not applied: the detector reads what the file holds, not what a screen would show. Time and
+    memory of a decoder are bounded by `mdmf_ops.detector.isolation`, not here.
 
     Args:
         content: the encoded image.
@@ -161,26 +206,36 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half an image would be scored; leave it off")
     limits.check_bytes(len(content))
     plugin = _find_plugin(content)
-    try:
+    with _image_errors(content):
+        check_metadata(content, limits.max_metadata_bytes, limits.max_scans)
         with plugin(io.BytesIO(content)) as image:
             limits.check_size(*image.size)
             if image.mode in ("F", "I", "LAB"):
                 raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, f"pixels of Pillow's mode {image.mode} are not read")
             if lacks_end(image, content):
                 raise ImageError(ErrorCode.TRUNCATED, f"the {image.format} ends before its image does")
-            image.load()
-            quality = estimate_jpeg_quality(image.quantization) if image.format == "JPEG" else None
-            # Conversion may drop the metadata that the orientation is part of.
-            transposition = _transposition(image)
-            pixels = _to_rgb(image)
-            return DecodedImage(
-                pixels if transposition is None else pixels.transpose(transposition), image.format, quality
-            )
+            quality = None
+            if image.format == "JPEG":
+                quality = estimate_jpeg_quality(image.quantization)
+                stored = decode_jpeg(image, content)
+            else:
+                image.load()
+                if lacks_pixels(image, content):
+                    raise ImageError(ErrorCode.TRUNCATED, f"the {image.format}'s data end before its image does")
+                stored = image
+            return DecodedImage(stored, _orientation(image), image.format, quality)
+
+
+@contextlib.contextmanager
+def _image_errors(content: bytes = b"") -> Iterator[None]:
+    """Whatever is raised within is this image's error."""
+    try:
+        yield
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError(ErrorCode.OUT_OF_MEMORY, f"{len(content):,} bytes need more memory than is free") from error
-    # Pillow's plugins leak errors of every kind on hostile files: whatever it is, it is this image's.
+        raise ImageError(ErrorCode.OUT_OF_MEMORY, "decoding needs more memory than it may have") from error
+    # Pillow's plugins leak errors of every kind on hostile files.
     except Exception as error:
         raise ImageError(_code(error, content), f"{type(error).__name__}: {error}") from error
 
@@ -209,9 +264,27 @@ def _code(error: Exception, content: bytes) -> ErrorCode:
     if isinstance(error, Image.DecompressionBombError):
         return ErrorCode.TOO_MANY_PIXELS
     message = str(error).lower()
-    if "truncated" in message or is_cut(content):
-        return ErrorCode.TRUNCATED
-    return ErrorCode.UNSUPPORTED_PIXELS if "unknown pixel mode" in message else ErrorCode.CORRUPT
+    if "memory" in message:
+        return ErrorCode.OUT_OF_MEMORY
+    if "too large for pngimageplugin" in message or "text chunks" in message:
+        return ErrorCode.TOO_MUCH_METADATA
+    if any(words in message for words in _UNREAD_PIXELS):
+        return ErrorCode.UNSUPPORTED_PIXELS
+    return ErrorCode.TRUNCATED if "truncated" in message or is_cut(content) else ErrorCode.CORRUPT
+
+
+def _rgb_within(stored: Image.Image | np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 within (left, top, right, bottom) of an image as it is stored."""
+    left, top, right, bottom = box
+    if not isinstance(stored, np.ndarray):
+        return np.asarray(_to_rgb(stored if box == (0, 0, *stored.size) else stored.crop(box)))
+    pixels = stored[top:bottom, left:right]
+    if pixels.ndim == 2:
+        return np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3))
+    if pixels.shape[2] == 4:
+        inks = np.ascontiguousarray(pixels)
+        return np.asarray(Image.frombytes("CMYK", (right - left, bottom - top), inks).convert("RGB"))
+    return pixels
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -230,13 +303,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _transposition(image: Image.Image) -> Image.Transpose | None:
-    """What makes a loaded image upright; None where it is so already."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of a loaded image, 1-8; 1 where there is none."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:  # broken metadata does not make pixels unreadable
-        return None
-    return _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def estimate_jpeg_quality(tables: dict[int, list[int]]) -> int | None:

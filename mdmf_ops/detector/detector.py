@@ -30,6 +30,9 @@ _DEVICE_TURN = threading.Lock()
 """An accelerator is given one image after the other: its memory holds the activations of one, and cuDNN's settings are
 those of the process."""
 
+_UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
+"""What comes of a description in a manifest that is none."""
+
 
 class Detector(Scorer):
     """Scores images against a bank of real ones. A score depends on the image and the assets alone.
@@ -56,11 +59,14 @@ class Detector(Scorer):
         precision: str = PRECISIONS[0],
         threads: int | None = None,
         assets: model_assets.Assets | None = None,
+        isolated: bool = True,
     ):
         self.device = torch.device(device)
         on_cpu = self.device.type == "cpu"
         terms = Terms(backbone.geometry, calibration, device_name(self.device), PRECISIONS[0], assets)
-        super().__init__(terms, alpha, limits, threads or (1 if on_cpu else min(usable_cores(), _MOST_THREADS)))
+        super().__init__(
+            terms, alpha, limits, threads or (1 if on_cpu else min(usable_cores(), _MOST_THREADS)), isolated
+        )
         self.backbone = backbone.to(self.device).eval()
         self.signature = signature.to(self.device).eval()
         self.bank = Bank(bank.signatures.to(self.device), bank.term.to(self.device))
@@ -79,6 +85,7 @@ class Detector(Scorer):
         limits: Limits | None = None,
         device: str = "auto",
         precision: str = PRECISIONS[0],
+        isolated: bool = True,
     ) -> "Detector":
         """Loads a detector from its folder, checked file by file; without a folder, the embedded `micro`.
 
@@ -89,6 +96,8 @@ class Detector(Scorer):
             device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
             precision: `float32`, or `bfloat16` where that leaves the scores as they are; see `keeps_scores`. What was
                 taken is in `terms`.
+            isolated: decode in a process of its own, within the limits of time and memory. Without it a decoder that
+                hangs or dies takes this process with it: for images that you trust.
 
         Raises:
             model_assets.AssetError: a file is missing, damaged or does not fit.
@@ -99,7 +108,10 @@ class Detector(Scorer):
         bank = load_bank(assets)
         if CALIBRATION_FILE not in assets.manifest["files"]:
             raise model_assets.AssetError(f"{assets.folder}: not calibrated yet: run `mdmf calibrate` on it")
-        calibration = Calibration.load(assets.path(CALIBRATION_FILE))
+        try:
+            calibration = Calibration.load(assets.path(CALIBRATION_FILE))
+        except ValueError as error:
+            raise model_assets.AssetError(str(error)) from error
         return cls(
             backbone,
             signature,
@@ -110,6 +122,7 @@ class Detector(Scorer):
             device=pick_device(device),
             precision=precision,
             assets=assets,
+            isolated=isolated,
         )
 
     def evidence(self, tiles: np.ndarray) -> np.ndarray:
@@ -159,10 +172,12 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
         )
     backbone = load_backbone(assets)
     try:
-        signature = Signature(**assets.manifest["signature"])
-    except (TypeError, ValueError) as error:
-        raise model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: signature: {error}") from error
-    signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()))
+        # A size that only claims to be is found before memory is taken for it.
+        with torch.device("meta"):
+            signature = Signature(**assets.manifest["signature"])
+    except _UNFIT as error:
+        raise _unfit(assets, "signature", error) from error
+    signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()), assign=True)
     if backbone.embedding_dim != signature.mean.numel():
         raise model_assets.AssetError(
             f"{assets.folder}: expected a signature of {backbone.embedding_dim} channels,"
@@ -173,7 +188,17 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
 
 def load_bank(assets: model_assets.Assets) -> Bank:
     """The bank of checked assets."""
-    return Bank(**assets.tensors(BANK_FILE, Bank.template(**assets.manifest["bank"])))
+    try:
+        with torch.device("meta"):
+            template = Bank.template(**assets.manifest["bank"])
+    except _UNFIT as error:
+        raise _unfit(assets, "bank", error) from error
+    return Bank(**assets.tensors(BANK_FILE, template))
+
+
+def _unfit(assets: model_assets.Assets, part: str, error: Exception) -> model_assets.AssetError:
+    [reason] = f"{type(error).__name__}: {error}".splitlines()[:1]
+    return model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: {part}: {reason}")
 
 
 def pick_device(device: str) -> torch.device:

@@ -13,7 +13,8 @@ import model_assets
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits, decode
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.tiles import TileGeometry, TilePlan, cut_tiles, plan_tiles
+from mdmf_ops.detector.isolation import decode_isolated
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, tile_image
 
 DEFAULT_ALPHA = 0.01
 
@@ -74,12 +75,14 @@ class Scorer(ABC):
         limits: what is refused before decoding.
         threads: images on their way at once. An accelerator works on one of them while others are decoded (Pillow
             lets other threads run meanwhile); where the network runs on the CPU, there is one.
+        isolated: decode in a process of its own, within the limits of time and memory. Without it a decoder that hangs
+            or dies takes this process with it: for images that you trust.
 
     Raises:
         ValueError: alpha is out of the calibration's reach.
     """
 
-    def __init__(self, terms: Terms, alpha: float, limits: Limits | None, threads: int):
+    def __init__(self, terms: Terms, alpha: float, limits: Limits | None, threads: int, isolated: bool = True):
         calibration = terms.calibration
         if not calibration.smallest_p_value <= alpha < 1:
             raise ValueError(
@@ -90,6 +93,7 @@ class Scorer(ABC):
         self.alpha = alpha
         self.limits = limits or Limits()
         self.threads = threads
+        self.isolated = isolated
         self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
 
     @property
@@ -124,9 +128,9 @@ class Scorer(ABC):
     def _score_one(self, content: bytes) -> Score | ImageError:
         started_ns = time.perf_counter_ns()
         try:
-            image = decode(content, self.limits)
+            image = self._tiles_of(content)
             decoded_ns = time.perf_counter_ns()
-            score = self.score_decoded(image)
+            score = self.score_tiles(image)
         except ImageError as error:
             return error
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
@@ -134,11 +138,18 @@ class Scorer(ABC):
         scored_ns = time.perf_counter_ns()
         return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
 
+    def _tiles_of(self, content: bytes) -> TiledImage:
+        if self.isolated:
+            return decode_isolated(content, self.terms.geometry, self.limits)
+        return tile_image(decode(content, self.limits), self.terms.geometry)
+
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
-        width_px, height_px = image.image.size
-        plan = plan_tiles(height_px, width_px, self.terms.geometry)
-        evidence = self.evidence(cut_tiles(image.image, plan))
+        return self.score_tiles(tile_image(image, self.terms.geometry))
+
+    def score_tiles(self, image: TiledImage) -> Score:
+        """Scores one image by its tiles. Raises ImageError where no finite score comes out."""
+        evidence = self.evidence(image.tiles)
         mmd2 = float(evidence.mean(dtype=np.float64))
         if not np.isfinite(mmd2):
             raise ImageError(ErrorCode.INTERNAL, "the detector gave no finite score for this image")
@@ -151,9 +162,9 @@ class Scorer(ABC):
             alpha=self.alpha,
             calibration_id=stratum.calibration_id,
             evidence=evidence,
-            plan=plan,
-            width_px=width_px,
-            height_px=height_px,
-            image_format=image.format,
+            plan=image.plan,
+            width_px=image.width_px,
+            height_px=image.height_px,
+            image_format=image.image_format,
             jpeg_quality=image.jpeg_quality,
         )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from mdmf_ops.detector.decode import DecodedImage
+
 _JPEG_BLOCK_PX = 8
 
 
@@ -95,8 +97,34 @@ def _spread(side_px: int, count: int, geometry: TileGeometry) -> tuple[int, list
     return tile_px, starts
 
 
-def cut_tiles(image: Image.Image, plan: TilePlan) -> np.ndarray:
-    """Cuts the planned tiles out of an upright RGB image.
+@dataclass(frozen=True)
+class TiledImage:
+    """All that is scored of an image.
+
+    Attributes:
+        tiles: (T, 3, plan.height_px, plan.width_px) uint8.
+        plan: where the tiles lie, in px of the upright image.
+        width_px, height_px: of the upright image.
+        image_format, jpeg_quality: as `DecodedImage` has them.
+    """
+
+    tiles: np.ndarray
+    plan: TilePlan
+    width_px: int
+    height_px: int
+    image_format: str
+    jpeg_quality: int | None
+
+
+def tile_image(image: DecodedImage, geometry: TileGeometry) -> TiledImage:
+    """Plans and cuts the tiles of a decoded image."""
+    width_px, height_px = image.size
+    plan = plan_tiles(height_px, width_px, geometry)
+    return TiledImage(cut_tiles(image, plan), plan, width_px, height_px, image.format, image.jpeg_quality)
+
+
+def cut_tiles(image: Image.Image | DecodedImage, plan: TilePlan) -> np.ndarray:
+    """Cuts the planned tiles out of an image, upright and RGB.
 
     Returns:
         (T, 3, height_px, width_px) uint8, channels first as the backbones take them.

@@ -1,23 +1,37 @@
 """Whether a file ends before the image in it does, by what each format says of its own length.
 
 Most cuts make Pillow fail; then `is_cut` tells a cut file, worth fetching again, from a damaged one. Some cuts Pillow
-does not notice: `lacks_end` does, before anything is decoded.
+does not notice: `lacks_end` does before anything is decoded, `lacks_pixels` where only decoding tells. A JPEG's are
+found in `mdmf_ops.detector.jpeg_pixels`.
 """
 
+import io
 import struct
+import zlib
 
 from PIL.ImageFile import ImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from mdmf_ops.detector.pieces import Piece, boxes, png_chunks, riff_chunks, tiff_entries
 
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
 
-# TIFF: bytes of a value of each type, and the tags that hold offsets and sizes of strips and of tiles.
-_TIFF_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_TIFF_STRIPS = ((273, 279), (324, 325))
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+
+# Of the passes of an interlaced PNG: first column and row, and steps between them.
+_PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+_STRIPS = ((273, 279), (324, 325))
+"""Tags of a TIFF that hold offsets and sizes of strips, and of tiles."""
+
+_ZEROS_BYTES = 16
+"""So many zeros at the end of compressed data are those of a download that was never finished, or need a look."""
 
 
 def lacks_end(image: ImageFile, content: bytes) -> bool:
-    """Whether the end mark of a JPEG or PNG, or the end of a TIFF's pixels, is not in the file.
+    """Whether the end mark of a JPEG or PNG, or the end of a TIFF's or AVIF's pixels, is not in the file.
 
     Args:
         image: opened and not loaded.
@@ -29,13 +43,93 @@ def lacks_end(image: ImageFile, content: bytes) -> bool:
         return content.find(_JPEG_END, image.fp.tell()) < 0
     if image.format == "PNG":
         return _PNG_END not in content
+    if image.format == "AVIF":
+        return _ends_in_zeros(content)
     if image.format == "TIFF":
         # libtiff would refuse it too, but as damaged, and on the error output of the process.
         tags = image.tag_v2
-        for offsets, sizes in _TIFF_STRIPS:
+        for offsets, sizes in _STRIPS:
             strips = zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False)
             if any(offset + size > len(content) for offset, size in strips):
                 return True
+    return False
+
+
+def lacks_pixels(image: ImageFile, content: bytes) -> bool:
+    """Whether the data of a PNG or WebP that Pillow decoded end before its last pixel.
+
+    Args:
+        image: loaded.
+        content: the whole file.
+    """
+    if image.format == "PNG":
+        return _lacks_rows(image, content)
+    return image.format == "WEBP" and _is_padded(content)
+
+
+def _lacks_rows(image: ImageFile, content: bytes) -> bool:
+    width_px, height_px, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    # Memory that no row was decoded into is zero. Only an image whose last pixel is zero too is inflated once more.
+    last = image.getpixel((width_px - 1, height_px - 1))
+    if not interlaced and any(last if isinstance(last, tuple) else (last,)):
+        return False
+    pixel_bits = depth * _PNG_CHANNELS[colour]
+    expected_bytes = 0
+    for left, top, step_x, step_y in _PNG_PASSES if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = -(-(width_px - left) // step_x), -(-(height_px - top) // step_y)
+        expected_bytes += max(rows, 0) * (1 + -(-columns * pixel_bits // 8)) if columns > 0 else 0
+    return _inflated_bytes(content, expected_bytes) < expected_bytes
+
+
+def _inflated_bytes(content: bytes, enough_bytes: int) -> int:
+    """Size of what a PNG's data inflate to, as far as it is asked for."""
+    inflater, size_bytes = zlib.decompressobj(), 0
+    for kind, start, end in png_chunks(content):
+        data = content[start:end] if kind == b"IDAT" else b""
+        while data and size_bytes < enough_bytes:
+            size_bytes += len(inflater.decompress(data, 1 << 20))
+            data = inflater.unconsumed_tail
+    return size_bytes
+
+
+def _is_padded(content: bytes) -> bool:
+    """Whether a WebP's pixels decode without the zeros that its data end in: then those are no part of them.
+
+    An encoder may well end in zeros, thousands of them where the picture ends in one colour; but it needs them all.
+    """
+    picture = _webp_picture(content)
+    data = content[picture.start : picture.end] if picture else b""
+    if not data.endswith(bytes(_ZEROS_BYTES)):
+        return False
+    data = data[: -_ZEROS_BYTES // 2]
+    chunk = b"WEBP" + picture.kind + struct.pack("<I", len(data)) + data
+    try:
+        with WebPImageFile(io.BytesIO(b"RIFF" + struct.pack("<I", len(chunk)) + chunk)) as shorter:
+            shorter.load()
+    except Exception:  # of whatever kind: without them it is no picture
+        return False
+    return True
+
+
+def _webp_picture(content: bytes) -> Piece | None:
+    """The chunk of a WebP's first picture."""
+    for piece in riff_chunks(content):
+        if piece.kind == b"ANMF":
+            return next((part for part in riff_chunks(content, piece.start + 16) if part.kind[:3] == b"VP8"), None)
+        if piece.kind in (b"VP8 ", b"VP8L"):
+            return piece
+    return None
+
+
+def _ends_in_zeros(content: bytes) -> bool:
+    """Whether an AVIF's data end in more zeros than any encoder writes: AV1 closes its data with a bit that is set.
+
+    Metadata may follow the pixels and end in some zeros of their own.
+    """
+    for box in boxes(content):
+        if box.kind == b"mdat":
+            zeros = 2 * _ZEROS_BYTES + box.size_bytes // 64
+            return box.size_bytes > zeros and content[: box.end].endswith(bytes(zeros))
     return False
 
 
@@ -53,7 +147,8 @@ def is_cut(content: bytes) -> bool:
         if content.startswith((b"II*", b"MM\0*")):
             return len(content) < _tiff_directory_end(content)
         if content[4:8] == b"ftyp":
-            return len(content) < _last_box_end(content) or b"mdat" not in content
+            kinds, ends = zip(*((box.kind, box.end) for box in boxes(content)), strict=True)
+            return len(content) < ends[-1] or b"mdat" not in kinds
     except struct.error:  # the length itself is cut off
         return True
     return False
@@ -64,23 +159,4 @@ def _tiff_directory_end(content: bytes) -> int:
     order = "<" if content.startswith(b"II") else ">"
     [start] = struct.unpack_from(order + "I", content, 4)
     [count] = struct.unpack_from(order + "H", content, start)
-    end = start + 2 + 12 * count + 4
-    for entry in range(start + 2, end - 4, 12):
-        _tag, kind, values, offset = struct.unpack_from(order + "HHII", content, entry)
-        size = values * _TIFF_VALUE_BYTES.get(kind, 0)
-        if size > 4:
-            end = max(end, offset + size)
-    return end
-
-
-def _last_box_end(content: bytes) -> int:
-    """Where the last box that an ISO media file begins would end."""
-    end = 0
-    while end < len(content):
-        [size] = struct.unpack_from(">I", content, end)
-        if size == 0:  # to the end of the file
-            return len(content)
-        if size == 1:  # too large for 32 bits: 64 follow
-            [size] = struct.unpack_from(">Q", content, end + 8)
-        end += max(size, 8)
-    return end
+    return max([start + 2 + 12 * count + 4, *(entry.end for entry in tiff_entries(content))])

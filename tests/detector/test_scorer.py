@@ -48,16 +48,16 @@ def decoded(monkeypatch):
                 return condition.wait_for(lambda: self.count >= number, DEADLINE_S)
 
     found = Decoded()
-    real = scorer.decode
+    real = scorer.decode_isolated
 
-    def decode(content, limits):
-        image = real(content, limits)
+    def decode(content, geometry, limits):
+        image = real(content, geometry, limits)
         with condition:
             found.count += 1
             condition.notify_all()
         return image
 
-    monkeypatch.setattr(scorer, "decode", decode)
+    monkeypatch.setattr(scorer, "decode_isolated", decode)
     return found
 
 

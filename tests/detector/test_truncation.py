@@ -1,15 +1,16 @@
 """Cut files: at many points of every format, an image that lacks any of its pixels is never decoded."""
 
 import io
+import re
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from formats import FORMATS, GREY, RGB, encode_gif, error_of, save
+from formats import FORMATS, GREY, RGB, encode_gif, error_of, png, save
 from PIL import Image
 
-from mdmf_ops.detector import ErrorCode, ImageError, decode
+from mdmf_ops.detector import ErrorCode, ImageError, decode, truncation
 from mdmf_ops.detector.truncation import is_cut
 
 CUTS = 60
@@ -140,6 +141,98 @@ def test_a_download_that_ends_in_zeros_is_an_error(name):
     for length in np.random.default_rng(1).integers(len(content) // 2, len(content) - 50, 20):
         padded = content[:length] + bytes(len(content) - length)
         assert error_of(padded).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
+
+
+# Files that end as they should, and hold too few data: decoders fill up and say nothing.
+
+
+@pytest.mark.parametrize("name", [name for name in CONTENTS if name.startswith("jpeg")])
+def test_a_jpeg_whose_end_mark_comes_early_is_an_error(name):
+    content = CONTENTS[name]
+    scan = content.rindex(b"\xff\xda") + 14
+    for length in np.linspace(scan, len(content) - 4, CUTS, dtype=int):
+        # After a lone 0xFF the end mark would be data.
+        cut = content[:length].rstrip(b"\xff") + b"\xff\xd9"
+        assert error_of(cut).code is ErrorCode.TRUNCATED, f"cut to {length} of {len(content)} bytes"
+
+
+def test_a_jpeg_that_lacks_whole_scans_is_an_error():
+    content = CONTENTS["jpeg progressive"]
+    starts = [found.start() for found in re.finditer(b"\xff[\xc4\xda]", content)]
+    scans = [start for start in starts if content[start + 1] == 0xDA]
+    assert len(scans) == 10
+    for scan in scans[1:]:
+        assert error_of(content[:scan] + b"\xff\xd9").code is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive"])
+def test_a_few_stray_bytes_before_the_end_mark_of_a_jpeg_do_not_matter(name):
+    content = CONTENTS[name]
+    stray = content[:-2] + b"stray bytes" + content[-2:]
+    np.testing.assert_array_equal(decode(stray).pixels, decode(content).pixels)
+
+
+def test_a_jpeg_that_ends_in_zeros_and_an_end_mark_is_an_error():
+    content = CONTENTS["jpeg"]
+    for length in np.linspace(len(content) // 4, len(content) - 1000, 20, dtype=int):
+        padded = content[:length] + bytes(len(content) - 2 - length) + b"\xff\xd9"
+        assert error_of(padded).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
+
+
+def test_a_damaged_scan_is_an_error():
+    content = bytearray(CONTENTS["jpeg restarts"])
+    mark = content.index(b"\xff\xd0")
+    content[mark + 1] = 0xD4
+    assert error_of(bytes(content)).code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "pixel_bytes"), [(8, 2, 3), (8, 6, 4), (16, 2, 6), (8, 0, 1), (16, 0, 2), (8, 4, 2)]
+)
+@pytest.mark.parametrize("shade", [0, 200])
+def test_a_png_with_too_few_rows_is_an_error_and_one_with_all_is_not(depth, colour, pixel_bytes, shade):
+    rows = [bytes([shade]) * 70 * pixel_bytes] * 64
+    assert decode(png(70, 64, depth, colour, rows)).size == (70, 64)
+    for missing in (1, 10, 63):
+        assert error_of(png(70, 64, depth, colour, rows[:-missing])).code is ErrorCode.TRUNCATED
+    assert error_of(png(70, 64, depth, colour, [*rows[:-1], rows[-1][:-1]])).code is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("shade", [0, 200])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (67, 65), (71, 70)])
+def test_an_interlaced_png_with_too_few_rows_is_an_error_and_one_with_all_is_not(width, height, shade):
+    pixels = np.full((height, width), shade, np.uint8)
+    passes = [pixels[y::dy, x::dx] for x, y, dx, dy in truncation._PNG_PASSES]
+    rows = [row.tobytes() for part in passes for row in part]
+    assert sum(map(len, rows)) == width * height
+    np.testing.assert_array_equal(decode(interlaced(width, height, rows)).pixels[:, :, 0], pixels)
+    for missing in (1, height // 4, len(rows) - 1):
+        assert error_of(interlaced(width, height, rows[:-missing])).code is ErrorCode.TRUNCATED
+
+
+def interlaced(width, height, rows):
+    content = bytearray(png(width, height, 8, 0, rows))
+    content[28] = 1
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.mark.parametrize("name", ["webp", "webp lossy", "webp alpha", "avif"])
+def test_a_file_of_full_length_whose_end_was_never_written_is_an_error(name):
+    content = CONTENTS[name]
+    for length in np.linspace(len(content) // 2, len(content) - 200, 20, dtype=int):
+        padded = content[:length] + bytes(len(content) - length)
+        assert error_of(padded).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT), f"{length} of {len(content)} bytes"
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+@pytest.mark.parametrize("method", [0, 2, 4])
+def test_a_webp_that_ends_in_one_colour_and_so_in_zeros_is_whole(shade, method):
+    pixels = np.full((400, 400, 3), shade, np.uint8)
+    pixels[:100] = np.random.default_rng(1).integers(0, 256, (100, 400, 3))
+    content = save(pixels, "webp lossy", method=method)
+    assert method or content.endswith(bytes(100)), "as many zeros as an unfinished download may have"
+    assert decode(content).size == (400, 400)
 
 
 @pytest.mark.parametrize("name", CONTENTS)

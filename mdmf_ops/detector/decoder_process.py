@@ -1,0 +1,83 @@
+"""The process in which strangers' images are decoded: bytes in, tiles out, until its parent goes.
+
+It holds no credentials and no detector. A decoder that hangs, dies, or eats memory takes this process and no other.
+
+Both ways a message is a head of two lengths, so much JSON, and so many bytes: never a pickle, since whoever breaks a
+decoder speaks with the parent from here on.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import struct
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mdmf_ops.detector.decode import Limits, decode
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, tile_image
+
+HEAD = struct.Struct(">IQ")
+MAX_JSON_BYTES = 1 << 16
+
+_STATM = Path("/proc/self/statm")
+
+
+def main() -> None:
+    """Serves requests from standard input until it ends."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    send(replies, {"ready": True})
+    # From here on whatever a C library prints about a hostile file goes nowhere.
+    for stream in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    while head := requests.read(HEAD.size):
+        text_bytes, content_bytes = HEAD.unpack(head)
+        request = json.loads(requests.read(text_bytes))
+        content = requests.read(content_bytes)
+        limits, geometry = Limits(**request["limits"]), TileGeometry(**request["geometry"])
+        try:
+            with _bounded(limits):
+                tiled = tile_image(decode(content, limits), geometry)
+        except ImageError as error:
+            send(replies, {"error": error.code.value, "message": error.message})
+        except MemoryError:
+            send(replies, {"error": ErrorCode.OUT_OF_MEMORY.value, "message": "not enough memory for the tiles"})
+        else:
+            send(replies, describe(tiled), tiled.tiles)
+
+
+def describe(tiled: TiledImage) -> dict[str, Any]:
+    """What a reply says of an image; where its tiles lie follows from its size."""
+    return {name: getattr(tiled, name) for name in ("width_px", "height_px", "image_format", "jpeg_quality")}
+
+
+def make_request(limits: Limits, geometry: TileGeometry) -> dict[str, Any]:
+    """What a request says beside the image."""
+    return {"limits": asdict(limits), "geometry": asdict(geometry)}
+
+
+def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
+    """Writes one message; `content` is any contiguous buffer."""
+    text, view = json.dumps(message).encode(), memoryview(content)
+    stream.write(HEAD.pack(len(text), view.nbytes))
+    stream.write(text)
+    stream.write(view)
+    stream.flush()
+
+
+@contextlib.contextmanager
+def _bounded(limits: Limits) -> Iterator[None]:
+    """Bounds the memory of what runs within, and ends this process if its parent is not there to do so in time."""
+    with contextlib.ExitStack() as undo:
+        signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
+        undo.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+        if _STATM.exists():  # Linux, where the limit counts what is allocated
+            before = resource.getrlimit(resource.RLIMIT_DATA)
+            data_bytes = int(_STATM.read_text().split()[5]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + limits.max_decode_bytes, before[1]))
+            undo.callback(resource.setrlimit, resource.RLIMIT_DATA, before)
+        yield

@@ -1,0 +1,233 @@
+"""Decoding in processes of their own: a decoder that hangs or dies costs one image, and no credentials are near it.
+
+A process serves one thread at a time and lives as long as this one; one that was lost is replaced. What a process
+sends back is as hostile as the image: tiles of the size that was to be expected, or an error, or it is not believed.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdmf_ops.detector.decode import FORMATS, Limits
+from mdmf_ops.detector.decoder_process import HEAD, MAX_JSON_BYTES, make_request, send
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
+
+_START_S = 60.0
+_DEATH_S = 2.0
+_PATIENCE = 4
+"""So many times the limit of time, at most, for a decoder that waits for a core."""
+
+_PIPE_BYTES = 1 << 20
+"""Of a pipe's buffer: the system's default takes 48 turns to pass the tiles of one image."""
+
+# All of our environment that a decoder gets: no credentials, no tokens.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
+
+# The parent's own search path: a file in the working folder must not stand in for a package.
+_COMMAND = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mdmf_ops.detector.decoder_process import main"
+
+
+class _LostError(Exception):
+    """The process died or spoke nonsense."""
+
+
+class _Decoder:
+    """One process; `ask` serves one thread at a time."""
+
+    def __init__(self):
+        self._timed_out = False
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"{_COMMAND}; main()", json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with self._deadline(_START_S):
+            try:
+                self._receive()
+            except _LostError as error:
+                raise RuntimeError(
+                    f"the decoder's process does not start: {error}; its error output says why"
+                ) from error
+
+    @contextlib.contextmanager
+    def _deadline(self, seconds: float) -> Iterator[None]:
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(seconds, done), daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                done.set()
+
+    def _watch(self, seconds: float, done: threading.Event) -> None:
+        before_s = self._cpu_s()
+        for _ in range(_PATIENCE):
+            if done.wait(seconds):
+                return
+            # One that wants to go on, and was let run for less than its time, is no hang: the machine is overloaded.
+            used_s = self._cpu_s()
+            if before_s is None or used_s is None or used_s - before_s > 0.8 * seconds or not self._is_runnable():
+                break
+        with self._lock:
+            if not done.is_set():
+                self._timed_out = True
+                self._process.kill()
+
+    def _stat(self) -> list[str]:
+        """What Linux says of the process from its state on; [] elsewhere."""
+        try:
+            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return []
+
+    def _cpu_s(self) -> float | None:
+        stat = self._stat()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") if stat else None
+
+    def _is_runnable(self) -> bool:
+        return self._stat()[:1] == ["R"]
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
+        with self._deadline(limits.max_decode_s):
+            try:
+                send(self._process.stdin, make_request(limits, geometry), content)
+                reply, tiles_bytes = self._receive()
+                return self._read_tiles(reply, tiles_bytes, geometry, limits)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise _LostError(f"{type(error).__name__}: {error}") from error
+
+    def _receive(self) -> tuple[dict[str, Any], int]:
+        text_bytes, content_bytes = HEAD.unpack(self._read(bytearray(HEAD.size)))
+        if text_bytes > MAX_JSON_BYTES:
+            raise _LostError(f"a reply of {text_bytes} bytes")
+        return json.loads(self._read(bytearray(text_bytes))), content_bytes
+
+    def _read(self, buffer: bytearray | memoryview) -> bytearray | memoryview:
+        view, position = memoryview(buffer), 0
+        while position < len(view):
+            got = self._process.stdout.readinto(view[position:])
+            if not got:
+                raise _LostError("it ended amid its reply")
+            position += got
+        return buffer
+
+    def _read_tiles(
+        self, reply: dict[str, Any], tiles_bytes: int, geometry: TileGeometry, limits: Limits
+    ) -> TiledImage:
+        if "error" in reply:
+            raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
+        width_px, height_px, image_format, quality = (
+            reply[name] for name in ("width_px", "height_px", "image_format", "jpeg_quality")
+        )
+        if image_format not in FORMATS or not (quality is None or 1 <= int(quality) <= 100):
+            raise _LostError("a reply about no image")
+        limits.check_size(int(width_px), int(height_px))
+        plan = plan_tiles(height_px, width_px, geometry)
+        tiles = np.empty((len(plan.origins), 3, plan.height_px, plan.width_px), np.uint8)
+        if tiles.nbytes != tiles_bytes:
+            raise _LostError(f"tiles of {tiles_bytes} bytes, {tiles.nbytes} were expected")
+        self._read(tiles.data.cast("B"))
+        return TiledImage(tiles, plan, width_px, height_px, image_format, quality)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def cause_of_death(self, limits: Limits) -> ImageError:
+        """What a lost process means for the image that it was at."""
+        # Its pipes close a moment before it is gone; one that spoke nonsense may not be going at all.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DEATH_S)
+        status = self._process.returncode
+        self.end()
+        if self._timed_out or status == -signal.SIGALRM:
+            return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {limits.max_decode_s:g} s")
+        if status == -signal.SIGKILL:
+            return ImageError(ErrorCode.OUT_OF_MEMORY, "the decoder was killed: the machine has too little memory")
+        if status is None or status >= 0:
+            return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}")
+        return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder died of it: {signal.Signals(-status).name}")
+
+
+_lock = threading.Lock()
+_idle: list[_Decoder] = []
+_owner = os.getpid()
+
+
+def _take() -> _Decoder:
+    """A process that waits for work, or a new one."""
+    global _owner
+    with _lock:
+        if _owner != os.getpid():  # this is a fork: the processes serve the one that it was forked from
+            _owner = os.getpid()
+            _idle.clear()
+        while _idle:
+            if (decoder := _idle.pop()).is_alive:
+                return decoder
+            decoder.end()
+    return _Decoder()
+
+
+@atexit.register
+def _end_all() -> None:
+    if _owner == os.getpid():
+        while _idle:
+            _idle.pop().end()
+
+
+def decode_isolated(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
+    """`tile_image(decode(content, limits), geometry)` in another process, within the limits of time and memory.
+
+    Raises:
+        ImageError: as `decode` does, and `timeout`, `decoder_crashed`, `out_of_memory`.
+        RuntimeError: no process can be started.
+    """
+    limits.check_bytes(len(content))
+    for last_try in (False, True):
+        decoder = _take()
+        try:
+            tiled = decoder.ask(content, geometry, limits)
+        except ImageError:
+            _give_back(decoder)
+            raise
+        except _LostError:
+            error = decoder.cause_of_death(limits)
+            # A kill may have come from outside, for whatever reason: then the image is innocent.
+            if last_try or error.code is not ErrorCode.OUT_OF_MEMORY:
+                raise error from None
+        except BaseException:
+            decoder.end()
+            raise
+        else:
+            _give_back(decoder)
+            return tiled
+    raise AssertionError("the last try returns or raises")
+
+
+def _give_back(decoder: _Decoder) -> None:
+    with _lock:
+        _idle.append(decoder)

@@ -1,0 +1,104 @@
+"""Pixels of a JPEG, all of them or none.
+
+Pillow decodes a JPEG whose data end too early, and fills up with grey: libjpeg only warns, and Pillow does not hear it.
+simplejpeg wraps the same libjpeg-turbo, gives the same pixels in less time, and passes its first warning on.
+"""
+
+import re
+
+import numpy as np
+import simplejpeg
+from PIL.JpegImagePlugin import JpegImageFile
+
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.pieces import JPEG_SCAN, jpeg_segments
+
+_COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+"""What libjpeg is asked for, by Pillow's mode of the image."""
+
+# libjpeg's warnings that say that pixels are wrong; others are of an odd but whole file.
+_TRUNCATED = re.compile("premature end", re.IGNORECASE)
+_DAMAGED = re.compile("bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
+_UNREAD = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
+"""Markers of the frames that libjpeg decodes, and of the others."""
+
+# JFIF's and Adobe's own segments tell of colours.
+_METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+
+_PADDING_BYTES = 64
+"""So many zeros before the end mark that no pixel is made of are those of a download that was never finished."""
+
+
+def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
+    """Decodes a JPEG that Pillow has opened.
+
+    Returns:
+        (H, W, 3), (H, W) or (H, W, 4) uint8: RGB, grey, or CMYK as Pillow has it, 255 is full ink.
+
+    Raises:
+        ImageError: data for some pixels are missing or damaged.
+        ValueError: libjpeg cannot decode it.
+    """
+    _check_scans(content)
+    content = _without_metadata(content)
+    height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
+    # Before memory is taken: both read the header, and it may be made so that they read it differently.
+    if (width_px, height_px) != image.size:
+        sizes = f"{image.width} x {image.height} and {width_px} x {height_px} px"
+        raise ImageError(ErrorCode.CORRUPT, f"the header can be read as two sizes: {sizes}")
+    colours = _COLOURS[image.mode]
+    try:
+        pixels = simplejpeg.decode_jpeg(content, colours, strict=True)
+    except ValueError as error:
+        warning = str(error)
+        if _TRUNCATED.search(warning) or _is_padded(warning, content):
+            raise ImageError(ErrorCode.TRUNCATED, f"the JPEG's data end before its image does: {warning}") from error
+        if _DAMAGED.search(warning):
+            raise ImageError(ErrorCode.CORRUPT, warning) from error
+        pixels = simplejpeg.decode_jpeg(content, colours, strict=False)
+    if colours == "GRAY":
+        return pixels[:, :, 0]
+    # In place: at the limit of pixels a second copy would not fit.
+    return np.invert(pixels, out=pixels) if colours == "CMYK" else pixels
+
+
+def _check_scans(content: bytes) -> None:
+    """Raises ImageError for a kind of JPEG that libjpeg does not decode, and for one that lacks its last scans.
+
+    Those would give a component, the finest bits, or luma's detail.
+    """
+    components: dict[int, list[int]] = {}  # by id: of each of its 64 coefficients the lowest bit that a scan gave
+    progressive = False
+    for marker, start, end in jpeg_segments(content):
+        segment = content[start:end]
+        if marker in _UNREAD:
+            raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, "a lossless or hierarchical JPEG")
+        if marker in (*_SEQUENTIAL, *_PROGRESSIVE) and len(segment) > 5:
+            components = {component: [-1] * 64 for component in segment[6 : 6 + 3 * segment[5] : 3]}
+            progressive = marker in _PROGRESSIVE
+        elif marker == JPEG_SCAN and segment and len(segment) == 2 * segment[0] + 4:
+            first, last, bits = segment[-3:] if progressive else (0, 63, 0)
+            for component in segment[1:-3:2]:
+                if component in components:
+                    components[component][first : last + 1] = [bits & 15] * (min(last, 63) + 1 - first)
+    found = list(components.values())
+    if any(bits[0] != 0 or max(bits) > 0 for bits in found) or (found and min(found[0]) < 0):
+        raise ImageError(ErrorCode.TRUNCATED, "the JPEG ends before the last of its scans")
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """A JPEG without the segments that say nothing of its pixels: libjpeg's first warning must not be of those."""
+    parts, position = [], 0
+    for marker, start, end in jpeg_segments(content):
+        if marker in _METADATA:
+            parts.append(content[position : start - 4])
+            position = end
+    return b"".join([*parts, content[position:]]) if parts else content
+
+
+def _is_padded(warning: str, content: bytes) -> bool:
+    extraneous = _EXTRANEOUS.search(warning)
+    return bool(extraneous and int(extraneous[1]) >= _PADDING_BYTES and bytes(_PADDING_BYTES) + b"\xff\xd9" in content)

@@ -1,0 +1,81 @@
+"""How much a file says beside its pixels, counted before a decoder reads a word of it.
+
+Pillow reads metadata as it opens a file, piece by piece: millions of empty pieces, or a directory of which every entry
+points to the same megabytes, would cost minutes and gigabytes before the first pixel.
+"""
+
+from collections.abc import Iterator
+
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.pieces import (
+    EXIF_NAME,
+    JPEG_APP1,
+    JPEG_COMMENT,
+    JPEG_SCAN,
+    boxes,
+    gif_blocks,
+    jpeg_segments,
+    png_chunks,
+    riff_chunks,
+    tiff_entries,
+)
+
+MAX_PIECES = 20_000
+"""Of one file. A PNG of 64 MiB in chunks of 8 KiB has 8,192."""
+
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"fcTL", b"fdAT")
+_MANY_NAMES = 4 * EXIF_NAME
+
+
+def check_metadata(content: bytes, max_bytes: int, max_scans: int) -> None:
+    """Raises ImageError for a file with too much beside its pixels, or a JPEG in too many scans.
+
+    Args:
+        content: the whole file.
+        max_bytes: of metadata; a value that two directory entries point to counts twice.
+        max_scans: of a JPEG: each one goes over all of its pixels.
+    """
+    total_bytes, scans = 0, 0
+    for number, (size_bytes, is_scan) in enumerate(_sizes(content), start=1):
+        total_bytes += size_bytes
+        scans += is_scan
+        if total_bytes > max_bytes:
+            raise ImageError(ErrorCode.TOO_MUCH_METADATA, f"at most {max_bytes:,} bytes of metadata are read")
+        if number > MAX_PIECES:
+            raise ImageError(ErrorCode.TOO_MUCH_METADATA, f"the file is in more than {MAX_PIECES:,} pieces")
+        if scans > max_scans:
+            raise ImageError(ErrorCode.TOO_MANY_SCANS, f"a JPEG in more than {max_scans} scans")
+
+
+def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
+    """Bytes of metadata in each piece of a file, and whether the piece begins a scan of a JPEG."""
+    if content.startswith(b"\xff\xd8"):
+        exif = []
+        for marker, start, end in jpeg_segments(content):
+            if marker == JPEG_APP1 and content.startswith(EXIF_NAME, start):
+                exif.append(content[start + len(EXIF_NAME) : end])
+            yield end - start if 0xE0 <= marker <= 0xEF or marker == JPEG_COMMENT else 0, marker == JPEG_SCAN
+        yield from _entries(b"".join(exif))
+    elif content.startswith(b"\x89PNG"):
+        for kind, start, end in png_chunks(content):
+            yield 0 if kind in _PNG_PIXELS else end - start, False
+            if kind == b"eXIf":
+                yield from _entries(content[start:end])
+    elif content.startswith(b"RIFF"):
+        for kind, start, end in riff_chunks(content):
+            yield end - start if kind in (b"EXIF", b"XMP ", b"ICCP") else 0, False
+            if kind == b"EXIF":
+                yield from _entries(content[start:end])
+    elif content.startswith(b"GIF8"):
+        yield from ((block.size_bytes, False) for block in gif_blocks(content))
+    elif content.startswith((b"II", b"MM")):
+        yield from _entries(content)
+    elif content[4:8] == b"ftyp":
+        yield from ((box.size_bytes, False) for box in boxes(content) if box.kind != b"mdat")
+
+
+def _entries(block: bytes) -> Iterator[tuple[int, bool]]:
+    if block.startswith(_MANY_NAMES):
+        # Pillow takes them off one by one, and copies the rest each time.
+        raise ImageError(ErrorCode.TOO_MUCH_METADATA, "EXIF that says its own name over and over")
+    return ((entry.size_bytes, False) for entry in tiff_entries(block.removeprefix(EXIF_NAME)))

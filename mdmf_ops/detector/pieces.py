@@ -1,0 +1,126 @@
+"""The pieces of an image file, walked without decoding: segments, chunks, boxes, blocks, directory entries.
+
+Every walk goes forward only and ends with the file, whatever the sizes in it say; who walks decides how far. What is
+cut off or damaged ends a walk: the decoder will say so.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+EXIF_NAME = b"Exif\0\0"
+
+# Any marker of a JPEG but a stuffed 0xFF and those that stand alone within a scan: RSTn, TEM.
+_JPEG_MARKER = re.compile(rb"\xff(?=[\x02-\xcf\xd8-\xfe])")
+JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1, JPEG_COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
+
+# Bytes of a value of each type in a TIFF directory, EXIF's included.
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+class Piece(NamedTuple):
+    """One piece of a file.
+
+    Attributes:
+        kind: marker, chunk type, box type or tag.
+        start, end: where its data lie, as it says itself: `end` may be beyond the file.
+    """
+
+    kind: int | bytes
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its data."""
+        return self.end - self.start
+
+
+def jpeg_segments(content: bytes) -> Iterator[Piece]:
+    """Marker segments of a JPEG's first picture, those between its scans included, and its end mark."""
+    position = 2
+    while found := _JPEG_MARKER.search(content, position):
+        start = found.end() + 1
+        marker = content[found.end()]
+        if marker in (JPEG_START, JPEG_END):
+            position = start
+        else:
+            position = start + max(int.from_bytes(content[start : start + 2], "big"), 2)
+            start += 2
+        yield Piece(marker, start, position)
+        if marker == JPEG_END:
+            return
+
+
+def png_chunks(content: bytes) -> Iterator[Piece]:
+    """Chunks of a PNG, up to its end."""
+    position = 8
+    while position + 8 <= len(content):
+        size_bytes, kind = struct.unpack_from(">I4s", content, position)
+        yield Piece(kind, position + 8, position + 8 + size_bytes)
+        if kind == b"IEND":
+            return
+        position += 12 + size_bytes
+
+
+def riff_chunks(content: bytes, position: int = 12) -> Iterator[Piece]:
+    """Chunks of a WebP; those of a frame, where `position` is in one."""
+    while position + 8 <= len(content):
+        kind, size_bytes = struct.unpack_from("<4sI", content, position)
+        yield Piece(kind, position + 8, position + 8 + size_bytes)
+        position += 8 + size_bytes + size_bytes % 2
+
+
+def boxes(content: bytes) -> Iterator[Piece]:
+    """Outermost boxes of an ISO media file; one whose size is cut off has no kind, and ends beyond the file."""
+    position = 0
+    while position < len(content):
+        try:
+            size_bytes, kind = struct.unpack_from(">I4s", content, position)
+            head_bytes = 8
+            if size_bytes == 0:  # to the end of the file
+                size_bytes = len(content) - position
+            elif size_bytes == 1:  # too large for 32 bits: 64 follow
+                [size_bytes] = struct.unpack_from(">Q", content, position + 8)
+                head_bytes = 16
+        except struct.error:
+            size_bytes, kind, head_bytes = 16, b"", 16
+        end = position + max(size_bytes, head_bytes)
+        yield Piece(kind, position + head_bytes, end)
+        position = end
+
+
+def gif_blocks(content: bytes) -> Iterator[Piece]:
+    """Blocks of data of the extensions that come before the first picture of a GIF."""
+    if len(content) < 13:
+        return
+    position = 13 + (3 << (content[10] % 8 + 1) if content[10] & 0x80 else 0)
+    while content[position : position + 1] == b"!":
+        kind, position = content[position + 1 : position + 2], position + 2
+        while position < len(content) and (size_bytes := content[position]):
+            yield Piece(kind, position + 1, position + 1 + size_bytes)
+            position += 1 + size_bytes
+        position += 1
+
+
+def tiff_entries(content: bytes) -> Iterator[Piece]:
+    """Entries of the first directory of a TIFF or EXIF block, with where their values lie."""
+    order = "<" if content.startswith(b"II") else ">"
+    # BigTIFF counts and points in 64 bits.
+    count_format, entry_format = ("Q", "HHQ8s") if content[2:4] in (b"+\0", b"\0+") else ("H", "HHI4s")
+    inline_bytes = 8 if count_format == "Q" else 4
+    try:
+        [position] = struct.unpack_from(order + "IQ"[inline_bytes == 8], content, inline_bytes)
+        [count] = struct.unpack_from(order + count_format, content, position)
+        position += struct.calcsize(order + count_format)
+        for _ in range(count):
+            tag, kind, values, value = struct.unpack_from(order + entry_format, content, position)
+            size_bytes = values * _VALUE_BYTES.get(kind, 0)
+            start = position + struct.calcsize(order + entry_format) - inline_bytes
+            if size_bytes > inline_bytes:
+                [start] = struct.unpack(order + "IQ"[inline_bytes == 8], value)
+            yield Piece(tag, start, start + size_bytes)
+            position += struct.calcsize(order + entry_format)
+    except struct.error:
+        return

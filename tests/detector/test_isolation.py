@@ -1,0 +1,207 @@
+"""Decoders that really hang, die, eat memory or lie, in their own process: one image each, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import BROKEN, ROOT, encode, photo
+from formats import FORMATS, save
+from PIL import Image
+
+from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.score import Image as Fetched
+from mdmf_ops.beam.score import make_row
+from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, decode, isolation
+from mdmf_ops.detector.isolation import decode_isolated
+from mdmf_ops.detector.tiles import TileGeometry, tile_image
+from mdmf_ops.schema import to_table
+
+GEOMETRY = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
+LIMITS = Limits(max_decode_s=5)
+
+# Python imports a module of this name as it starts. In the decoder's process alone, pixels of a BMP do what the name
+# of its last bytes says.
+SABOTAGE = """
+import ctypes, os, sys, time
+if "decoder_process" in " ".join(sys.orig_argv):
+    from PIL.BmpImagePlugin import BmpImageFile
+    load = BmpImageFile.load
+    def sabotaged(image):
+        if image.fp is None:  # loaded
+            return load(image)
+        image.fp.seek(-8, 2)
+        what = image.fp.read(8).strip().decode("latin-1")
+        if what == "hang":
+            ctypes.PyDLL(None).pause()  # in C, and holding the interpreter's lock
+        elif what == "spin":
+            while True: pass
+        elif what == "segfault":
+            ctypes.string_at(0)
+        elif what == "abort":
+            os.abort()
+        elif what == "exit":
+            os._exit(3)
+        elif what == "eat":
+            eaten = bytearray(2 << 30)
+        elif what == "lie":
+            os.write(lying(), b"x" * 40)
+            os._exit(0)
+        return load(image)
+    def lying():
+        # The pipe to the parent is the one file descriptor above the standard ones that can be written.
+        import fcntl
+        for fd in range(3, 20):
+            try:
+                if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                    return fd
+            except OSError:
+                pass
+    BmpImageFile.load = sabotaged
+"""
+
+
+def bmp(what):
+    return encode(photo(1), "BMP") + what.encode().rjust(8)
+
+
+@pytest.fixture
+def sabotage(tmp_path, monkeypatch):
+    """Decoders that do what a BMP says, in processes of their own, gone after the test."""
+    (tmp_path / "sitecustomize.py").write_text(SABOTAGE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    isolation._end_all()
+    yield
+    isolation._end_all()
+
+
+def outcome(content, limits=LIMITS):
+    try:
+        return decode_isolated(content, GEOMETRY, limits)
+    except ImageError as error:
+        return error
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_isolated_tiles_are_those_of_this_process(name):
+    content = save(Image.fromarray(photo(3, 500, 700)), name)
+    found, expected = decode_isolated(content, GEOMETRY, LIMITS), tile_image(decode(content), GEOMETRY)
+    np.testing.assert_array_equal(found.tiles, expected.tiles)
+    assert (found.plan, found.width_px, found.height_px) == (expected.plan, 700, 500)
+    assert (found.image_format, found.jpeg_quality) == (expected.image_format, expected.jpeg_quality)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_isolated_errors_are_those_of_this_process(name):
+    with pytest.raises(ImageError) as here:
+        decode(BROKEN[name])
+    found = outcome(BROKEN[name])
+    assert (found.code, found.message) == (here.value.code, here.value.message)
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "message"),
+    [
+        ("hang", ErrorCode.TIMEOUT, "more than 5 s"),
+        ("spin", ErrorCode.TIMEOUT, "more than 5 s"),
+        ("segfault", ErrorCode.DECODER_CRASHED, "SIGSEGV"),
+        ("abort", ErrorCode.DECODER_CRASHED, "SIGABRT"),
+        ("exit", ErrorCode.DECODER_CRASHED, "exit status 3"),
+        ("eat", ErrorCode.OUT_OF_MEMORY, ""),
+        ("lie", ErrorCode.DECODER_CRASHED, ""),
+    ],
+)
+def test_a_decoder_that_fails_costs_one_image(sabotage, what, code, message):
+    started_s = time.monotonic()
+    outcomes = [outcome(bmp(kind)) for kind in ("", what, "", "")]
+    assert time.monotonic() - started_s < 60
+    assert isinstance(outcomes[1], ImageError) and outcomes[1].code is code, outcomes[1]
+    assert message in outcomes[1].message
+    for whole in (outcomes[0], *outcomes[2:]):
+        assert not isinstance(whole, ImageError), whole
+        np.testing.assert_array_equal(whole.tiles, outcomes[0].tiles)
+
+
+def test_of_a_batch_only_the_images_that_hang_and_crash_are_failed_rows(sabotage):
+    detector = Detector.load(device="cpu", limits=LIMITS)
+    contents = [bmp(""), bmp("hang"), encode(photo(2)), bmp("segfault"), bmp("segfault"), encode(photo(4), "PNG")]
+    results = detector.score(contents)
+    run = Run("/out", "test", "2026-01-02", "2026-01-02T00:00:00+00:00")
+    rows = [
+        make_row(Fetched(ImageRef(f"/in/{i}"), content), result, detector, run)
+        for i, (content, result) in enumerate(zip(contents, results, strict=True))
+    ]
+    to_table(rows)
+    codes = [row["error_code"] for row in rows]
+    assert codes == [None, "timeout", None, "decoder_crashed", "decoder_crashed", None]
+
+
+def test_a_decoder_that_was_killed_from_outside_costs_no_image():
+    content = encode(photo(1))
+    whole = decode_isolated(content, GEOMETRY, LIMITS)
+    [decoder] = isolation._idle[-1:]
+    os.kill(decoder._process.pid, signal.SIGKILL)
+    np.testing.assert_array_equal(decode_isolated(content, GEOMETRY, LIMITS).tiles, whole.tiles)
+
+
+def test_threads_have_a_process_each_and_leave_no_more_than_they_need():
+    isolation._end_all()
+    contents = [encode(photo(i)) for i in range(12)]
+    expected = [tile_image(decode(content), GEOMETRY).tiles for content in contents]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda content: decode_isolated(content, GEOMETRY, LIMITS).tiles, contents))
+    np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+    assert 1 <= len(isolation._idle) <= 3
+
+
+def test_a_decoder_has_no_credentials_and_no_torch(monkeypatch, tmp_path):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secret")
+    (tmp_path / "PIL.py").write_text("raise SystemExit('a stranger on the search path')")
+    monkeypatch.chdir(tmp_path)
+    isolation._end_all()
+    decode_isolated(encode(photo(1)), GEOMETRY, LIMITS)
+    pid = isolation._idle[-1]._process.pid
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        assert b"/secret" not in file.read()
+    with open(f"/proc/{pid}/maps") as file:
+        assert "libtorch" not in file.read()
+
+
+def test_decoders_end_with_their_parent():
+    script = """
+import os, sys
+from conftest import encode, photo
+from mdmf_ops.detector import Limits, isolation
+from mdmf_ops.detector.tiles import TileGeometry
+isolation.decode_isolated(encode(photo(1)), TileGeometry(32, 256), Limits())
+print(isolation._idle[0]._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline_s = time.monotonic() + 30
+    while is_running(int(done.stdout)) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert not is_running(int(done.stdout))
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_an_image(monkeypatch):
+    monkeypatch.setattr(isolation, "_COMMAND", "raise SystemExit(7)")
+    isolation._end_all()
+    with pytest.raises(RuntimeError, match="does not start"):
+        decode_isolated(encode(photo(1)), GEOMETRY, LIMITS)
