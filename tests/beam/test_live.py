@@ -87,7 +87,7 @@ def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_othe
     images.append(
         Image(ImageRef("gone", message=Message(b"", {}, "gone", 0)), None, ImageError(ErrorCode.NOT_FOUND, "x"))
     )
-    clocks = dict.fromkeys(("scanned_at", "decode_us", "score_us"))
+    clocks = dict.fromkeys(("scanned_at", "decode_us", "score_us", "declared_us"))
 
     def rows(threads: int) -> list[dict]:
         handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, threads)

@@ -79,6 +79,7 @@ def test_a_thousand_objects_from_bucket_to_bucket_are_a_thousand_rows(proxy):
     assert counters(metrics) == {
         "images_listed": 1000,
         "images_scored": 990,
+        "images_scored_on_cpu": 990,
         "images_failed_unsupported_format": 10,
         "bytes_read": manifest["bytes_read"],
     }
