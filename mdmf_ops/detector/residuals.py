@@ -30,44 +30,68 @@ def residual_statistics(tiles: Tensor, patch_px: int) -> Tensor:
         autocorrelations at the lags above, the correlations of the residuals of R, G and B, and log energies of the
         63 frequencies of luma's 8 x 8 DCT.
     """
-    luma = (tiles * tiles.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    # The filter is linear: what it leaves of luma and of the differences follows from what it leaves of R, G and B.
+    residuals = _high_pass(tiles)
+    luma = _luma(residuals)
+    red, _green, blue = residuals.unbind(1)
     statistics = []
-    for plane, lags in ((luma, _LUMA_LAGS), (tiles[:, 2:] - luma, _CHROMA_LAGS), (tiles[:, :1] - luma, _CHROMA_LAGS)):
-        residual = _high_pass(plane)
-        variance = F.avg_pool2d(residual.square(), patch_px) + _LEAST_VARIANCE
+    for residual, lags in ((luma, _LUMA_LAGS), (blue - luma, _CHROMA_LAGS), (red - luma, _CHROMA_LAGS)):
+        variance = _patch_means(residual.square(), patch_px) + _LEAST_VARIANCE
         statistics.append(variance.log())
         padded = F.pad(residual, (_MAX_LAG,) * 4, mode="reflect")
-        height, width = residual.shape[2:]
+        height, width = residual.shape[1:]
         for down, right in lags:
             top, left = _MAX_LAG + down, _MAX_LAG + right
-            shifted = padded[:, :, top : top + height, left : left + width]
-            statistics.append(F.avg_pool2d(residual * shifted, patch_px) / variance)
-    statistics.append(_channel_correlations(_high_pass(tiles), patch_px))
-    statistics.append(_log_energies(luma, patch_px))
-    return torch.cat(statistics, dim=1)
+            shifted = padded[:, top : top + height, left : left + width]
+            statistics.append(_patch_means(residual * shifted, patch_px) / variance)
+    channels = _channel_correlations(residuals, patch_px)
+    return torch.cat([torch.stack(statistics, 1), channels, _log_energies(_luma(tiles), patch_px)], dim=1)
+
+
+def _luma(planes: Tensor) -> Tensor:
+    """(T, 3, H, W) -> (T, H, W)."""
+    red, green, blue = planes.unbind(1)
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def _high_pass(planes: Tensor) -> Tensor:
     """A pixel less the mean of the 3 x 3 around it."""
-    return planes - F.avg_pool2d(F.pad(planes, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    padded = F.pad(planes, (1, 1, 1, 1), mode="reflect")
+    # Rows and columns one after the other, as sums of whole planes: many times faster than `avg_pool2d`.
+    rows = padded[:, :, :-2] + padded[:, :, 1:-1]
+    rows += padded[:, :, 2:]
+    around = rows[..., :-2] + rows[..., 1:-1]
+    around += rows[..., 2:]
+    return torch.sub(planes, around, alpha=1 / 9)
+
+
+def _patch_means(planes: Tensor, patch_px: int) -> Tensor:
+    """(..., H, W) -> (..., H/p, W/p)."""
+    rows = planes.unflatten(-2, (-1, patch_px)).sum(-2)
+    return rows.unflatten(-1, (-1, patch_px)).sum(-1) / patch_px**2
 
 
 def _channel_correlations(residuals: Tensor, patch_px: int) -> Tensor:
     """(T, 3, H, W) -> (T, 3, H/p, W/p): of red with green, green with blue, blue with red."""
-    variance = F.avg_pool2d(residuals.square(), patch_px) + _LEAST_VARIANCE
+    variance = _patch_means(residuals.square(), patch_px) + _LEAST_VARIANCE
     others = residuals.roll(-1, dims=1)
-    return F.avg_pool2d(residuals * others, patch_px) / (variance * variance.roll(-1, dims=1)).sqrt()
+    return _patch_means(residuals * others, patch_px) / (variance * variance.roll(-1, dims=1)).sqrt()
 
 
 def _log_energies(luma: Tensor, patch_px: int) -> Tensor:
-    """(T, 1, H, W) -> (T, 63, H/p, W/p): mean energy of each frequency over the blocks in a patch."""
-    frequencies = F.conv2d(luma, _dct_filters(luma), stride=_DCT_STRIDE_PX, padding=(_DCT_PX - _DCT_STRIDE_PX) // 2)
-    return (F.avg_pool2d(frequencies.square(), patch_px // _DCT_STRIDE_PX) + _LEAST_ENERGY).log()
+    """(T, H, W) -> (T, 63, H/p, W/p): mean energy of each frequency over the blocks in a patch."""
+    padded = F.pad(luma, ((_DCT_PX - _DCT_STRIDE_PX) // 2,) * 4)
+    blocks = padded.unfold(1, _DCT_PX, _DCT_STRIDE_PX).unfold(2, _DCT_PX, _DCT_STRIDE_PX)  # (T, h, w, 8, 8)
+    frequencies = blocks.flatten(3).flatten(0, 2) @ _dct_basis(luma).T
+    energies = frequencies.square().view(*blocks.shape[:3], -1)  # (T, h, w, 63)
+    in_patch = patch_px // _DCT_STRIDE_PX
+    energies = energies.unflatten(1, (-1, in_patch)).sum(2).unflatten(2, (-1, in_patch)).sum(3) / in_patch**2
+    return (energies + _LEAST_ENERGY).log().permute(0, 3, 1, 2)
 
 
-def _dct_filters(like: Tensor) -> Tensor:
-    """(63, 1, 8, 8): the orthonormal DCT-II's basis images, without the constant one."""
+def _dct_basis(like: Tensor) -> Tensor:
+    """(63, 64): the orthonormal DCT-II's basis images, without the constant one."""
     n = torch.arange(_DCT_PX, dtype=torch.float64)
     basis = torch.cos(torch.pi * (2 * n + 1) * n[:, None] / (2 * _DCT_PX)) * (2 / _DCT_PX) ** 0.5
     basis[0] /= 2**0.5
-    return torch.einsum("ay,bx->abyx", basis, basis).reshape(-1, 1, _DCT_PX, _DCT_PX)[1:].to(like)
+    return torch.einsum("ay,bx->abyx", basis, basis).reshape(-1, _DCT_PX**2)[1:].to(like)
