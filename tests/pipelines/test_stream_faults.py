@@ -143,6 +143,7 @@ def test_pubsub_cut_refused_and_dead_and_back_again_loses_and_doubles_nothing(tm
     check_dataset(tmp_path / "out")
 
 
+@pytest.mark.xfail(strict=True, reason="no alert within two minutes of the clock's return: docs/reliability.md")
 @pytest.mark.skipif(not FULL, reason="MDMF_FULL=1 runs it")
 def test_a_clock_that_jumps_ahead_and_back_makes_rows_late_and_none_lost(emulator, tmp_path):
     uploads, alerts, errors = topics("clock")
