@@ -1,9 +1,7 @@
 """`ReadMessages` and `ScoreMessages`: a stream's messages to refs, and their images to rows."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -18,8 +16,7 @@ from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
-from mdmf_ops.beam.score import DetectorHandler, Row, score_image
-from mdmf_ops.detector import ImageError, Score, Scorer
+from mdmf_ops.beam.score import DetectorHandler, Row
 
 BATCH_WAIT_S = 0.1
 """How long an image waits for others to make up its batch, in seconds."""
@@ -93,11 +90,9 @@ class ScoreMessages(beam.PTransform):
             for the local runner, which forms bundles so, and forgets under which key an image waits.
     """
 
-    def __init__(
-        self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S, threads: int = 1
-    ):
+    def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S):
         super().__init__()
-        self._handler = _LiveHandler(stream, detector, batch_wait_s, threads)
+        self._handler = _LiveHandler(stream, detector, batch_wait_s)
         wait = "within a bundle" if batch_wait_s is None else batch_wait_s
         self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
@@ -111,10 +106,9 @@ class ScoreMessages(beam.PTransform):
 class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
-    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None, threads: int):
+    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None):
         super().__init__(stream, options)
         self._batch_wait_s = batch_wait_s
-        self._threads = threads
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         size = {"min_batch_size": _BATCH_SIZE, "max_batch_size": _BATCH_SIZE}
@@ -133,14 +127,3 @@ class _LiveHandler(DetectorHandler):
             if row["verdict"]:
                 Metrics.counter(NAMESPACE, f"verdict_{row['verdict']}").inc()
         return [Scored(image.ref, row) for image, row in zip(batch, rows, strict=True)]
-
-    def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
-        if self._threads == 1 or len(batch) == 1 or model.threads > 1:
-            return super()._results(batch, model)
-        return _pool(self._threads).map(partial(score_image, detector=model), batch)
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Of this process. PyTorch computes without Python's lock, on one thread for each that asks."""
-    return ThreadPoolExecutor(threads, "mdmf-score", initializer=torch.set_num_threads, initargs=(1,))

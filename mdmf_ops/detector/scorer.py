@@ -94,7 +94,9 @@ class Scorer(ABC):
         self.limits = limits or Limits()
         self.threads = threads
         self.isolated = isolated
-        self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
+        # PyTorch's own threads would contend for the cores that these are meant to fill.
+        one_each = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        self._pool = ThreadPoolExecutor(threads, "mdmf-score", **one_each) if threads > 1 else None
 
     @property
     def calibration(self) -> Calibration:
