@@ -158,24 +158,21 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
     windows = windows_of(options)
     hints = scoring_hints(options)
-    local = is_local(options)
     detector = DetectorOptions(
-        options.assets,
-        options.alpha,
-        scoring_device(options),
-        options.precision,
-        check_s=options.pointer_s,
-        cpu_threads=usable_cores() if local else 1,
+        options.assets, options.alpha, scoring_device(options), options.precision, check_s=options.pointer_s
     )
     # With GPUs asked for, the workers that remember are others than those that score.
     detector_id = partial(named_id if options.accelerator else current_id, detector)
     read = messages | "Read" >> ReadMessages(options.local_root)
+    local = is_local(options)
     once = read.refs | "Once" >> Once(detector_id, options.horizon_s, in_process=local)
     windowed = once.refs | "Window" >> windows.into()
     if options.accelerator:
         # What parses and remembers must not be fused into workers with a GPU.
         windowed = windowed | "SpreadRefs" >> beam.Reshuffle()
-    scoring = ScoreMessages(stream, detector, None if local else options.batch_wait_s)
+    scoring = ScoreMessages(
+        stream, detector, None if local else options.batch_wait_s, threads=usable_cores() if local else 1
+    )
     scored = (
         windowed
         | "Fetch" >> FetchImages(detector.limits).with_resource_hints(**hints)

@@ -1,7 +1,9 @@
 """`ReadMessages` and `ScoreMessages`: a stream's messages to refs, and their images to rows."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -16,7 +18,8 @@ from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
-from mdmf_ops.beam.score import DetectorHandler, Row
+from mdmf_ops.beam.score import DetectorHandler, Row, score_image
+from mdmf_ops.detector import ImageError, Score, Scorer
 
 BATCH_WAIT_S = 0.1
 """How long an image waits for others to make up its batch, in seconds."""
@@ -90,9 +93,11 @@ class ScoreMessages(beam.PTransform):
             for the local runner, which forms bundles so, and forgets under which key an image waits.
     """
 
-    def __init__(self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S):
+    def __init__(
+        self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S, threads: int = 1
+    ):
         super().__init__()
-        self._handler = _LiveHandler(stream, detector, batch_wait_s)
+        self._handler = _LiveHandler(stream, detector, batch_wait_s, threads)
         wait = "within a bundle" if batch_wait_s is None else batch_wait_s
         self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
@@ -106,9 +111,10 @@ class ScoreMessages(beam.PTransform):
 class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
-    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None):
+    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None, threads: int):
         super().__init__(stream, options)
         self._batch_wait_s = batch_wait_s
+        self._threads = threads
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         size = {"min_batch_size": _BATCH_SIZE, "max_batch_size": _BATCH_SIZE}
@@ -127,3 +133,14 @@ class _LiveHandler(DetectorHandler):
             if row["verdict"]:
                 Metrics.counter(NAMESPACE, f"verdict_{row['verdict']}").inc()
         return [Scored(image.ref, row) for image, row in zip(batch, rows, strict=True)]
+
+    def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
+        if self._threads == 1 or len(batch) == 1 or model.threads > 1:
+            return super()._results(batch, model)
+        return _pool(self._threads).map(partial(score_image, detector=model), batch)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Of this process. PyTorch computes without Python's lock, on one thread for each that asks."""
+    return ThreadPoolExecutor(threads, "mdmf-score", initializer=torch.set_num_threads, initargs=(1,))

@@ -31,7 +31,6 @@ class DetectorOptions:
         precision: `float32`, or `bfloat16` where that keeps the scores; see `mdmf_ops.detector.precision`.
         limits: what is refused before decoding.
         check_s: how often a pointer is read, in seconds.
-        cpu_threads: images on their way at once where the network runs on the CPU.
         share: whether the processes of a machine share one network; None: where it runs on a GPU.
     """
 
@@ -41,7 +40,6 @@ class DetectorOptions:
     precision: str = PRECISIONS[0]
     limits: Limits = field(default_factory=Limits)
     check_s: float = CHECK_S
-    cpu_threads: int = 1
     share: bool | None = None
 
     def load(self, folder: str | None) -> Scorer:
@@ -51,8 +49,7 @@ class DetectorOptions:
         if self.share or (self.share is None and device.type != "cpu"):
             of = (read_id(folder), device.type, self.precision)
             return SharedDetector(load, of, alpha=self.alpha, limits=self.limits)
-        threads = self.cpu_threads if device.type == "cpu" else None
-        return load(alpha=self.alpha, limits=self.limits, threads=threads)
+        return load(alpha=self.alpha, limits=self.limits)
 
     def shown(self) -> dict[str, Any]:
         """What a step that scores by them shows."""

@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -92,20 +92,28 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         self, batch: Sequence[Image], model: Scorer, inference_args: dict[str, Any] | None = None
     ) -> list[Row]:
         rows = []
-        scores = model.scores([image.content for image in batch if image.error is None])
-        for image in batch:
-            result = image.error or next(scores)
+        for image, result in zip(batch, self._results(batch, model), strict=True):
             _count(result, model.terms.device)
             rows.append(make_row(image, result, model, self._run))
             if self._progress:
                 self._progress.add("done")
         return rows
 
+    def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
+        """Of each image, in the order of the batch; the scorer decides how many are on their way at once."""
+        scores = model.scores([image.content for image in batch if image.error is None])
+        return (image.error or next(scores) for image in batch)
+
     def get_num_bytes(self, batch: Sequence[Image]) -> int:
         return sum(map(_content_bytes, batch))
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE
+
+
+def score_image(image: Image, detector: Scorer) -> Score | ImageError:
+    """What the detector says of an image, or why it cannot."""
+    return image.error or detector.score([image.content])[0]
 
 
 def _content_bytes(image: Image) -> int:

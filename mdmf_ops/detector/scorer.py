@@ -94,9 +94,7 @@ class Scorer(ABC):
         self.limits = limits or Limits()
         self.threads = threads
         self.isolated = isolated
-        # PyTorch's own threads would contend for the cores that these are meant to fill.
-        one_each = {"initializer": torch.set_num_threads, "initargs": (1,)}
-        self._pool = ThreadPoolExecutor(threads, "mdmf-score", **one_each) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
 
     @property
     def calibration(self) -> Calibration:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +52,11 @@ class Features:
         """(K, d) float16: all patches of one image after one copy of the chain."""
         return self.embeddings[self.starts[copy, image] : self.starts[copy, image + 1]]
 
-    @cached_property
-    def _means(self) -> np.ndarray:
-        """(copies, images, d) float32: asked for again by every fold."""
-        images = range(self.starts.shape[1] - 1)
-        return np.stack(
-            [[self.patches(i, copy).mean(0, dtype=np.float32) for i in images] for copy in range(self.copies)]
-        )
-
     def means(self, images: Sequence[int]) -> np.ndarray:
         """(copies * len(images), d) float32: each image's mean embedding over its patches, copy by copy."""
-        return np.concatenate(self._means[:, images])
+        return np.stack(
+            [self.patches(image, copy).mean(0, dtype=np.float32) for copy in range(self.copies) for image in images]
+        )
 
     def sample(self, image: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """(count, d) float16: random patches of a random copy; repeated only where there are fewer."""

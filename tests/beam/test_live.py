@@ -90,7 +90,7 @@ def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_othe
     clocks = dict.fromkeys(("scanned_at", "decode_us", "score_us", "declared_us"))
 
     def rows(threads: int) -> list[dict]:
-        handler = _LiveHandler(STREAM, DetectorOptions(device="cpu", cpu_threads=threads), None)
+        handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, threads)
         found = handler.run_inference(images, handler.load_model())
         assert [scored.ref for scored in found] == [image.ref for image in images]
         return [
