@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 CORES  := $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: scan test lint fuzz fuzz-parsers lock soak templates clean
+.PHONY: scan test lint fuzz fuzz-parsers lock soak bench templates clean
 
 scan: $(VENV)/installed
 	$(BIN)/mdmf scan samples/real samples/generated samples/spliced --output out/samples
@@ -61,6 +61,12 @@ RATE    ?= 20
 IMAGES  ?= 50000
 soak: $(VENV)/installed
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --rate $(RATE) --images $(IMAGES) --report out/soak.md
+
+# A scan beside what one would pick instead: hours. ARGS=--quick is a glance; ARGS='--images DIR' makes the sets of other
+# photographs than the samples. Ray is installed here, since it is for this alone.
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt 'ray[data]>=2.40'
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 # The Flex Templates as Dataflow would get them; docs/dataflow.md says how they are published.
 templates:
