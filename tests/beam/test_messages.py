@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.messages import MAX_JSON_BYTES, parse_message
 from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.storage import local_path
 from mdmf_ops.detector import ErrorCode, Limits
 
 NOTIFICATION = {
@@ -216,3 +217,34 @@ def test_no_message_raises(data, attributes, notification):
         assert ref.error or ref.inline or ref.uri.startswith("gs://")
         ref.uri.encode()
         assert all(isinstance(value, str) for value in ref.attributes.values())
+
+
+_STARTS = st.sampled_from(["", "/", "file://", "file:///", "file://host/", "//"])
+_PARTS = st.sampled_from(["..", ".", "in", "out", "link", "loop", "", "%2e%2e", "~", "a.jpg", "\x1b", "a\0", "\\"])
+
+
+@given(_STARTS, st.lists(_PARTS, max_size=6), st.booleans())
+def test_no_path_leads_out_of_the_local_root(tree, start, parts, from_root):
+    root = str(tree / "in")
+    uri = start + (f"{root}/" if from_root else "") + "/".join(parts)
+    ref = parse_message(message({"uri": uri}), root)
+    image = fetch_image(ref, Limits())
+    assert image.content in (None, b"inside")
+    assert image.content is not None or image.error is not None
+    if ref.error is None:
+        path = os.fsdecode(local_path(ref.uri))
+        assert path == root or path.startswith(f"{root}/")
+        assert os.path.realpath(path) == path
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A folder `in` that is the root, `out` beside it, and links that lead out."""
+    tree = tmp_path_factory.mktemp("tree").resolve()
+    for folder, content in (("in", b"inside"), ("out", b"outside"), ("in/in", b"inside")):
+        (tree / folder).mkdir()
+        (tree / folder / "a.jpg").write_bytes(content)
+    (tree / "in/link").symlink_to(tree / "out")
+    (tree / "in/out").symlink_to("../out")
+    (tree / "in/loop").symlink_to("loop")
+    return tree
