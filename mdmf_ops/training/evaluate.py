@@ -1,11 +1,9 @@
 """How good a detector is on generators and real sources that it was not trained on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mdmf_ops.detector import Calibration, Detector
 from mdmf_ops.training.calibrate import stratify
@@ -13,66 +11,29 @@ from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import leave_out
+from mdmf_ops.training.metrics import (
+    GeneratorResult,
+    RealSourceResult,
+    Reliability,
+    compare,
+    false_positives,
+    reliability,
+)
 from mdmf_ops.training.score import score_features
-
-ALPHAS = (0.01, 0.05)
-
-
-@dataclass(frozen=True)
-class GeneratorResult:
-    """One generator's images against the real ones, all unseen. Every figure is in [0, 1]."""
-
-    generator: str
-    images: int
-    auroc: float
-    average_precision: float
-    tpr_at_1: float
-    tpr_at_5: float
-
-
-@dataclass(frozen=True)
-class RealSourceResult:
-    """How often one source's real images fall at or under each alpha. Every rate is in [0, 1]."""
-
-    source: str
-    images: int
-    fpr_at_1: float
-    fpr_at_5: float
 
 
 class Results(NamedTuple):
-    """Figures by generator and by real source."""
+    """Figures by generator and by real source; `reliability` has a last row of all real images."""
 
     generators: list[GeneratorResult]
     real_sources: list[RealSourceResult]
+    reliability: list[Reliability]
 
     def means(self) -> GeneratorResult:
         """Mean over the generators, each counting once."""
         rows = [[r.images, r.auroc, r.average_precision, r.tpr_at_1, r.tpr_at_5] for r in self.generators]
         images = sum(r.images for r in self.generators)
         return GeneratorResult("mean", images, *(float(mean) for mean in np.mean(rows, axis=0)[1:]))
-
-
-def compare(generator: str, real_scores: np.ndarray, generated_scores: np.ndarray) -> GeneratorResult:
-    """Ranks one generator's scores against real ones; a TPR is taken where at most 1 or 5 % of real are flagged."""
-    labels = np.r_[np.zeros(len(real_scores)), np.ones(len(generated_scores))]
-    scores = np.r_[real_scores, generated_scores]
-    fpr, tpr, _ = roc_curve(labels, scores)
-    at_1, at_5 = (float(tpr[fpr <= alpha].max()) for alpha in ALPHAS)
-    return GeneratorResult(
-        generator,
-        len(generated_scores),
-        float(roc_auc_score(labels, scores)),
-        float(average_precision_score(labels, scores)),
-        at_1,
-        at_5,
-    )
-
-
-def false_positives(source: str, p_values: np.ndarray) -> RealSourceResult:
-    """Flag rates of one source's real images under their p-values."""
-    at_1, at_5 = (float((p_values <= alpha).mean()) for alpha in ALPHAS)
-    return RealSourceResult(source, len(p_values), at_1, at_5)
 
 
 def stratified_p_values(calibration: Calibration, scores: np.ndarray, patches: np.ndarray) -> np.ndarray:
@@ -105,11 +66,8 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     if not real or not generators:
         raise ValueError("both real and generated images are needed")
     p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
-    real_sources = [
-        false_positives(name, p_values[[i for i in real if images[i].source == name]])
-        for name in sorted({images[i].source for i in real})
-    ]
-    return Results(generators, real_sources)
+    names = sorted({images[i].source for i in real})
+    return _results(generators, {name: p_values[[i for i in real if images[i].source == name]] for name in names})
 
 
 def leave_one_out(
@@ -138,7 +96,7 @@ def leave_one_out(
     ]
     real = [fold for fold, (_, generated) in zip(folds, names, strict=True) if not generated]
     patches = test_features.counts()
-    real_sources = []
+    p_values = {}
     for fold in real:
         others = [other for other in real if other is not fold]
         if not others:
@@ -149,6 +107,15 @@ def leave_one_out(
             np.concatenate([patches[other.own] for other in others]),
             np.concatenate([np.full(len(other.own), other.source) for other in others]),
         )
-        p_values = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
-        real_sources.append(false_positives(fold.source, p_values))
-    return Results(generators, real_sources)
+        p_values[fold.source] = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
+    return _results(generators, p_values)
+
+
+def _results(generators: list[GeneratorResult], p_values: dict[str, np.ndarray]) -> Results:
+    """Figures of the generators, and of the p-values of each real source's images."""
+    every = {**p_values, "all": np.concatenate(list(p_values.values()))}
+    return Results(
+        generators,
+        [false_positives(name, values) for name, values in p_values.items()],
+        [reliability(name, values) for name, values in every.items()],
+    )

@@ -4,13 +4,25 @@ import csv
 from dataclasses import astuple
 from pathlib import Path
 
-from scipy.stats import binomtest
-
 import model_assets
-from mdmf_ops.training.evaluate import RealSourceResult, Results
+from mdmf_ops.training.evaluate import Results
+from mdmf_ops.training.metrics import LEVELS, RealSourceResult, clopper_pearson
 
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
+_P_VALUE_COLUMNS = (
+    "real source",
+    "images",
+    *(f"p <= {level:g}" for level in LEVELS),
+    "KS distance",
+    "excess",
+    "by chance",
+)
+_P_VALUES = (
+    "Share of the real images whose p-value is at most so much: of uniform p-values it is that number. KS distance: "
+    "the largest difference between the two; excess: the largest by which too many p-values are small, which is what "
+    "makes false accusations; by chance: the distance that 5 % of uniform samples of this size exceed."
+)
 _INTERVAL = "95 % confidence interval (Clopper and Pearson 1934, images taken as independent)"
 
 CHAIN = (
@@ -44,15 +56,24 @@ def together(results: Results) -> RealSourceResult:
 
 
 def _interval(rate: float, images: int) -> str:
-    interval = binomtest(round(rate * images), images).proportion_ci(0.95, method="exact")
-    return f"{_share(interval.low)}-{_share(interval.high)}"
+    low, high = clopper_pearson(rate, images)
+    return f"{_share(low)}-{_share(high)}"
+
+
+def p_value_table(results: Results) -> str:
+    """How the real images' p-values lie against the uniform distribution, in Markdown."""
+    rows = [
+        [r.source, str(r.images), *map(_share, (*r.shares, r.distance, r.too_many, r.by_chance))]
+        for r in results.reliability
+    ]
+    return f"{_table(_P_VALUE_COLUMNS, rows)}\n\n{_P_VALUES}\n"
 
 
 def write_report(folder: Path, assets: model_assets.Assets, results: Results, left_out: bool) -> str:
     """Writes report.md and metrics.csv into a folder, and returns the report."""
     folder.mkdir(parents=True, exist_ok=True)
     note = LEFT_OUT if left_out else "The detector was trained on none of these generators and real images."
-    report = f"# Evaluation of {assets.detector_id}\n\n{CHAIN} {note}\n\n{tables(results)}"
+    report = f"# Evaluation of {assets.detector_id}\n\n{CHAIN} {note}\n\n{tables(results)}\n{p_value_table(results)}"
     (folder / "report.md").write_text(report)
     with open(folder / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
