@@ -1,20 +1,26 @@
 """How good a detector is on generators and real sources that it was not trained on."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from mdmf_ops.detector import Calibration, Detector
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.calibrate import stratify
+from mdmf_ops.training.curves import CurvePoint
 from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig
-from mdmf_ops.training.folds import leave_out
+from mdmf_ops.training.folds import countable, leave_out, without
+from mdmf_ops.training.localise import Localisation
 from mdmf_ops.training.metrics import (
     GeneratorResult,
     RealSourceResult,
     Reliability,
+    auroc,
     compare,
     false_positives,
     reliability,
@@ -22,12 +28,26 @@ from mdmf_ops.training.metrics import (
 from mdmf_ops.training.score import score_features
 
 
-class Results(NamedTuple):
-    """Figures by generator and by real source; `reliability` has a last row of all real images."""
+@dataclass(frozen=True)
+class Results:
+    """Figures by generator and by real source.
+
+    Attributes:
+        reliability: of the real sources, and in a last row of all real images.
+        both_out: for each generator the AUROC against each real source, neither of which the detector saw.
+        curves, splices: where they were asked for.
+        scores: of each generator, the scores of real images and of its own.
+        p_values: of each real source's images.
+    """
 
     generators: list[GeneratorResult]
     real_sources: list[RealSourceResult]
     reliability: list[Reliability]
+    both_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    curves: Sequence[CurvePoint] = ()
+    splices: Sequence[Localisation] = ()
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    p_values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def means(self) -> GeneratorResult:
         """Mean over the generators, each counting once."""
@@ -53,21 +73,22 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     trained = detector.assets.manifest["training"]["images"]
     if seen := sorted(set(trained["generated"]) & set(sources(images, generated=True))):
         raise ValueError(f"the detector was trained on {', '.join(seen)}: that measures nothing; try --leave_one_out")
-    real = [
-        i
-        for i, image in enumerate(images)
-        if not image.generated and (image.held_out or image.source not in trained["real"])
-    ]
+    real = [i for i, image in enumerate(images) if unseen_real(image, trained["real"])]
     scores = score_features(test_features, range(len(images)), detector.signature, detector.bank)
-    generators = [
-        compare(name, scores[real], scores[[i for i, image in enumerate(images) if image.source == name]])
+    ranked = {
+        name: (scores[real], scores[[i for i, image in enumerate(images) if image.source == name]])
         for name in sources(images, generated=True)
-    ]
-    if not real or not generators:
+    }
+    if not real or not ranked:
         raise ValueError("both real and generated images are needed")
     p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
     names = sorted({images[i].source for i in real})
-    return _results(generators, {name: p_values[[i for i in real if images[i].source == name]] for name in names})
+    return _results(ranked, {name: p_values[[i for i in real if images[i].source == name]] for name in names})
+
+
+def unseen_real(image: LabelledImage, trained: Sequence[str]) -> bool:
+    """Whether an image is a real one that a detector trained on these sources did not see."""
+    return not image.generated and (image.held_out or image.source not in trained)
 
 
 def leave_one_out(
@@ -89,11 +110,11 @@ def leave_one_out(
     """
     names = [(name, generated) for generated in (True, False) for name in sources(images, generated)]
     folds = leave_out([name for name, _ in names], images, training_features, config, images, [test_features], progress)
-    generators = [
-        compare(fold.source, fold.real_scores[0], fold.own_scores[0])
+    ranked = {
+        fold.source: (fold.real_scores[0], fold.own_scores[0])
         for fold, (_, generated) in zip(folds, names, strict=True)
         if generated
-    ]
+    }
     real = [fold for fold, (_, generated) in zip(folds, names, strict=True) if not generated]
     patches = test_features.counts()
     p_values = {}
@@ -108,14 +129,47 @@ def leave_one_out(
             np.concatenate([np.full(len(other.own), other.source) for other in others]),
         )
         p_values[fold.source] = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
-    return _results(generators, p_values)
+    return _results(ranked, p_values)
 
 
-def _results(generators: list[GeneratorResult], p_values: dict[str, np.ndarray]) -> Results:
+def leave_both_out(
+    images: Sequence[LabelledImage],
+    training_features: Features,
+    test_features: Features,
+    config: TrainingConfig,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """AUROC of each generator against each real source, by a detector that saw none of either.
+
+    Args:
+        training_features, test_features: as of `leave_one_out`.
+    """
+    pairs = [(g, r) for g in sources(images, generated=True) for r in sources(images, generated=False)]
+    measure = partial(_between, images, test_features)
+    found = without(pairs, images, training_features, config, measure, progress)
+    table: dict[str, dict[str, float]] = {}
+    for (generator, real), value in zip(pairs, found, strict=True):
+        table.setdefault(generator, {})[real] = value
+    return table
+
+
+def _between(
+    images: Sequence[LabelledImage], test: Features, left_out: Sequence[str], signature: Signature, bank: Bank
+) -> float:
+    generated, real = (
+        score_features(test, [i for i, m in enumerate(images) if m.source == name and countable(m)], signature, bank)
+        for name in left_out
+    )
+    return auroc(real, generated)
+
+
+def _results(ranked: dict[str, tuple[np.ndarray, np.ndarray]], p_values: dict[str, np.ndarray]) -> Results:
     """Figures of the generators, and of the p-values of each real source's images."""
     every = {**p_values, "all": np.concatenate(list(p_values.values()))}
     return Results(
-        generators,
+        [compare(name, real, own) for name, (real, own) in ranked.items()],
         [false_positives(name, values) for name, values in p_values.items()],
         [reliability(name, values) for name, values in every.items()],
+        scores=ranked,
+        p_values=p_values,
     )

@@ -77,7 +77,7 @@ class Features:
 def extract(
     images: Sequence[LabelledImage],
     backbone: Backbone,
-    chain: str,
+    chain: str | augment.Chain,
     copies: int,
     seed: int,
     folder: Path,
@@ -88,7 +88,8 @@ def extract(
     A copy is kept in `folder` once it is done, so that an interrupted extraction goes on where it was.
 
     Args:
-        chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are.
+        chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are; or one of another
+            module, whose `repr` names it.
         seed: image i in copy c draws from (seed, c, i) whatever the number of processes.
 
     Raises:
@@ -97,6 +98,8 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     # The chains' own text: features of a chain that was changed since are no longer its features.
     made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {inspect.getsource(augment)}"
+    if not isinstance(chain, str):
+        made_by += inspect.getsource(inspect.getmodule(chain))
     digest = hashlib.sha256(made_by.encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
@@ -129,13 +132,16 @@ def extract(
 
 
 @torch.inference_mode()
-def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray:
+def _embed(
+    backbone: Backbone, chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage
+) -> np.ndarray:
     """(K, f) float16 of one image after the chain."""
     try:
         pixels = decode(image.path.read_bytes()).image
     except Exception as error:
         raise ValueError(f"{image.path}: {error}") from error
     if chain != "none":
-        pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
+        apply = getattr(augment, chain) if isinstance(chain, str) else chain
+        pixels = apply(pixels, np.random.default_rng([*seed, index]))
     tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
     return backbone.seen(tiles).half().numpy()
