@@ -106,7 +106,7 @@ class Limits:
     max_metadata_bytes: int = 16 << 20
     max_scans: int = 100
     max_decode_s: float = 8.0
-    max_decode_bytes: int = 480 << 20
+    max_decode_bytes: int = 464 << 20
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raises ImageError for an encoded image that is empty or too large."""

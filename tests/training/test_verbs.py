@@ -38,7 +38,7 @@ def recipe(tmp_path_factory):
         ["evaluate", *shared, "--fake", str(root / "fake/new"), "--assets", str(root / "detector")],
     ]
     commands[0] += ["--output", str(root / "detector")]
-    commands[2] += ["--output", str(root / "report"), "--curves", "3", "--splices", "2"]
+    commands[2] += ["--output", str(root / "report"), "--curves", "2", "--splices", "2"]
     for command in commands:
         assert main(command) == 0, command
     return root
@@ -121,7 +121,7 @@ def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe,
 def test_leaving_out_trains_without_it_and_the_card_says_so(recipe):
     command = ["evaluate", "--leave_one_out", "--card", "--work", str(recipe / "work"), "--real", str(recipe / "real")]
     command += ["--fake", str(recipe / "fake/old"), str(recipe / "fake/new"), "--assets", str(recipe / "detector")]
-    assert main([*command, "--both_out", "--splices", "2", "--curves", "2", "--output", str(recipe / "left_out")]) == 0
+    assert main([*command, "--both_out", "--splices", "2", "--output", str(recipe / "left_out")]) == 0
     card = (recipe / "detector/MODEL_CARD.md").read_text()
     assert read_assets(recipe / "detector").detector_id in card
     for source in ("old", "new", "web", "phone"):
