@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 Chain = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 _TRAINING_PX = (160, 512)
-_EVALUATION_PX = 512
+EVALUATION_PX = 512
 
 _FILTERS = (
     Image.Resampling.BILINEAR,
@@ -60,14 +60,19 @@ def evaluation_chain(image: Image.Image, rng: np.random.Generator) -> Image.Imag
 
     Nothing is enlarged. Args and returns as `training_chain`; up to 512 px a side.
     """
-    short_px = min(image.size)
-    if short_px > _EVALUATION_PX:
-        size = tuple(round(side * _EVALUATION_PX / short_px) for side in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    image = random_crop(image, _EVALUATION_PX, rng)
+    image = random_crop(shrink(image), EVALUATION_PX, rng)
     image = recode(image, "JPEG", 75)
     image = resize(image, rng.uniform(0.55, 1.0), rng)
     return _recode_at_random(image, rng, lowest_quality=60)
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """An image whose short side is at most `EVALUATION_PX`; a smaller one stays as it is."""
+    short_px = min(image.size)
+    if short_px <= EVALUATION_PX:
+        return image
+    size = tuple(round(side * EVALUATION_PX / short_px) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:

@@ -5,10 +5,13 @@ from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.augment import Chain
 from mdmf_ops.training.calibrate import SEED
 from mdmf_ops.training.curves import CurvePoint, chains, curve_points, subset
 from mdmf_ops.training.data import LabelledImage, sources
@@ -66,14 +69,11 @@ class Bench:
             with self.show("leaving a generator out") as bar:
                 folds = leave_out(generators, self.images, self._training, self.config, chosen, tests, bar)
             return curve_points([(fold.source, fold.real_scores, fold.own_scores) for fold in folds])
-        scores = [
-            score_features(test, range(len(chosen)), self.detector.signature, self.detector.bank) for test in tests
-        ]
+        model = self.detector.signature, self.detector.bank
+        scores = np.stack([score_features(test, range(len(chosen)), *model) for test in tests])
         of = {name: [i for i, image in enumerate(chosen) if image.source == name] for name in generators}
         real = [i for i, image in enumerate(chosen) if not image.generated]
-        return curve_points(
-            [(name, [row[real] for row in scores], [row[own] for row in scores]) for name, own in of.items()]
-        )
+        return curve_points([(name, scores[:, real], scores[:, own]) for name, own in of.items()])
 
     def splices(self, count: int) -> list[Localisation]:
         """Localisation on `count` splices a generator, and on as many of real images in real ones."""
@@ -111,7 +111,7 @@ class Bench:
     def _training(self) -> Features:
         return self._extract(self.images, "training_chain", self.config.copies, self.config.seed)
 
-    def _extract(self, images: Sequence[LabelledImage], chain, copies: int, seed: int) -> Features:
+    def _extract(self, images: Sequence[LabelledImage], chain: str | Chain, copies: int, seed: int) -> Features:
         with self.show(f"embedding images: {chain}") as bar:
             return extract(images, self.detector.backbone, chain, copies, seed, self.work, bar)
 

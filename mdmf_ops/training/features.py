@@ -63,7 +63,7 @@ class Features:
 
     @functools.cached_property
     def _means(self) -> np.ndarray:
-        """(copies, images, d): computed once, before training forks into its folds."""
+        """(copies, images, d): computed once in a process, however many folds it trains."""
         copies, ends = self.starts.shape
         means = [[self.patches(image, copy).mean(0) for image in range(ends - 1)] for copy in range(copies)]
         return np.array(means, np.float32)

@@ -20,14 +20,13 @@ from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
-from mdmf_ops.training.augment import evaluation_chain, random_crop
+from mdmf_ops.training.augment import EVALUATION_PX, evaluation_chain, random_crop, shrink
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Progress
 from mdmf_ops.training.metrics import auroc
 from mdmf_ops.training.score import evidence_of
 
 CONTROL = "real (control)"
-_SPLICE_PX = 512
 _SHARE = (0.35, 0.65)
 """Of the image's side: how long the side of what is pasted is."""
 
@@ -68,7 +67,7 @@ def splice(host: Image.Image, donor: Image.Image, rng: np.random.Generator) -> t
     Returns:
         The RGB image, and left, top, right and bottom of the replaced part, in px of it.
     """
-    host, donor = (random_crop(_at_most(image), _SPLICE_PX, rng) for image in (host, donor))
+    host, donor = (random_crop(shrink(image), EVALUATION_PX, rng) for image in (host, donor))
     side_px = min(round(host.width * rng.uniform(*_SHARE)), *donor.size)
     left, top = (int(rng.integers(host.width - side_px + 1)) for _ in range(2))
     host = host.copy()
@@ -76,13 +75,6 @@ def splice(host: Image.Image, donor: Image.Image, rng: np.random.Generator) -> t
     image = evaluation_chain(host, rng)
     scale = image.width / host.width
     return image, tuple(scale * edge for edge in (left, top, left + side_px, top + side_px))
-
-
-def _at_most(image: Image.Image) -> Image.Image:
-    """The image with a short side of at most `_SPLICE_PX`, as the evaluation chain would have it."""
-    ratio = _SPLICE_PX / min(image.size)
-    size = tuple(round(side * ratio) for side in image.size)
-    return image if ratio >= 1 else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def replaced(plan: TilePlan, box: tuple[float, ...]) -> np.ndarray:
