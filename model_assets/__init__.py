@@ -8,7 +8,7 @@ unpickled: weights and bank are safetensors, the rest is JSON.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,11 @@ class Assets:
         except (OSError, safetensors.SafetensorError) as error:
             raise AssetError(f"{path}: not a safetensors file: {error}") from error
         if tensors.keys() != template.keys():
-            raise AssetError(f"{path}: expected tensors {sorted(template)}, found {sorted(tensors)}")
+            missing, unknown = sorted(template.keys() - tensors), sorted(tensors.keys() - template)
+            raise AssetError(
+                f"{path}: expected {len(template)} tensors, found {len(tensors)}:"
+                f" {_some(missing)} missing, {_some(unknown)} not known"
+            )
         for name, tensor in tensors.items():
             expected = (tuple(template[name].shape), template[name].dtype)
             found = (tuple(tensor.shape), tensor.dtype)
@@ -160,6 +164,11 @@ def describe_file(path: Path) -> dict[str, Any]:
             size_bytes += len(chunk)
             digest.update(chunk)
     return {"bytes": size_bytes, "sha256": digest.hexdigest()}
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
 
 
 def _detector_id(manifest: Mapping[str, Any]) -> str:

@@ -124,7 +124,7 @@ def test_signed_but_misshapen_tensors_are_refused(folder):
 @pytest.mark.parametrize(
     ("forge", "message"),
     [
-        (lambda tensor: tensor.half(), "expected shape and dtype"),
+        (lambda tensor: tensor.double(), "expected shape and dtype"),
         (lambda tensor: tensor.flatten()[:-1].clone(), "expected shape and dtype"),
         (lambda tensor: torch.full_like(tensor, torch.nan), "expected finite"),
         (lambda tensor: torch.full_like(tensor, -torch.inf), "expected finite"),
@@ -142,7 +142,7 @@ def test_signed_tensors_of_another_shape_or_type_or_not_finite_are_refused(folde
 
 def test_signed_tensors_under_other_names_are_refused(folder):
     rewrite(folder, "bank.safetensors", lambda tensors: tensors.update(more=torch.zeros(1)))
-    with pytest.raises(AssetError, match=r"bank\.safetensors: expected tensors .* found"):
+    with pytest.raises(AssetError, match=r"bank\.safetensors: expected \d+ tensors, found"):
         Detector.load(folder)
 
 
@@ -162,7 +162,7 @@ def test_a_bank_that_claims_to_be_enormous_takes_no_memory(folder):
         Detector.load(folder)
     signature = json.loads((folder / "manifest.json").read_text())["signature"]
     resign(folder, signature=signature | {"hidden_dim": 10**10})
-    with pytest.raises(AssetError, match=r"signature\.safetensors: .*expected shape"):
+    with pytest.raises(AssetError, match=r"signature\.safetensors: expected 11 tensors, found 7: first\.0\.bias"):
         Detector.load(folder)
 
 

@@ -22,6 +22,7 @@ from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.load import DetectorOptions, read_id
 from mdmf_ops.beam.storage import exists, is_gcs, open_file
 from mdmf_ops.detector import Scorer
+from mdmf_ops.text import told
 from model_assets import MANIFEST, AssetError
 
 _MAX_POINTER_BYTES = 4096
@@ -70,10 +71,11 @@ class CurrentDetector:
             detector = self._options.load(folder)
         except Exception as error:  # whatever is wrong with what a pointer names, the stream goes on
             self._rejections.inc()
-            reason = f"{type(error).__name__}: {error}"
+            reason = told(f"{type(error).__name__}: {error}")
             if reason != self._rejected:
                 kept = self._detector.assets.detector_id
-                _log.error("%s names %s, which does not load; %s is kept: %s", self._pointer, folder, kept, reason)
+                named = told(folder)
+                _log.error("%s names %s, which does not load; %s is kept: %s", self._pointer, named, kept, reason)
             self._rejected = reason
             return
         self._swaps.inc()

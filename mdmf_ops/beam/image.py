@@ -31,7 +31,8 @@ class ImageRef(NamedTuple):
     """Where one image lies, as listed.
 
     Attributes:
-        uri: absolute local path, or URI. A local name that is not UTF-8 is a percent-encoded `file://` URI. An
+        uri: absolute local path, or URI. A local name that is not UTF-8, or holds control characters, is a
+            percent-encoded `file://` URI; an object's name is what the store says. An
             image in a tar shard is `shard.tar#name`; what is said of generation, time and checksum is the shard's.
         generation: of the object that was listed; None where the store has none.
         size_bytes: of the image, as listed; None where unknown.

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.image import ImageRef
-from mdmf_ops.beam.storage import is_gcs, local_path, open_file
+from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri, open_file
 from mdmf_ops.detector import ErrorCode, ImageError
+from mdmf_ops.text import name_of_refused
 
 
 def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
@@ -60,8 +61,7 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
     scheme = text.partition("://")[0] if "://" in text else None
     printable = text.encode(errors="backslashreplace").decode()
     if scheme == "gs":
-        bucket, _, name = text.removeprefix("gs://").partition("/")
-        fit = bucket and name and printable == text
+        fit = printable == text and is_object(text)
         return ImageRef(text) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
     if scheme not in (None, "file"):
         return _unfit(printable, "local paths and gs:// are read, nothing else")
@@ -70,8 +70,8 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
     if scheme == "file":
         return ImageRef(text)
     local = base / text
-    return ImageRef(str(local) if printable == text else local.as_uri())
+    return ImageRef(local_uri(str(local)))
 
 
 def _unfit(uri: str, reason: str) -> ImageRef:
-    return ImageRef(uri, error=ImageError(ErrorCode.BAD_URI, reason))
+    return ImageRef(name_of_refused(uri), error=ImageError(ErrorCode.BAD_URI, reason))

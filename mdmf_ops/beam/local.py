@@ -8,7 +8,9 @@ Dataflow none of this runs: the service does it.
 Its ParDo copies, examines, sets up and tears down a DoFn for each bundle: with bundles of a few messages that took as
 long as scoring small images. This one keeps a step's DoFn from bundle to bundle, as a service does.
 
-Only the bundle-based local runner is touched, through the one table in which it looks up how to run a transform.
+Its timers count by a clock that may be set back. Here they go on (`SteadyClock`).
+
+Only the bundle-based local runner is touched: the one table in which it looks up how to run a transform, and its clock.
 """
 
 import contextlib
@@ -28,7 +30,7 @@ from apache_beam.metrics.cells import DistributionData
 from apache_beam.metrics.metricbase import MetricName
 from apache_beam.pipeline import AppliedPTransform
 from apache_beam.runners.common import DoFnRunner, DoFnState, Receiver
-from apache_beam.runners.direct.direct_runner import _DirectReadFromPubSub
+from apache_beam.runners.direct import direct_runner
 from apache_beam.runners.direct.transform_evaluator import (
     TransformEvaluatorRegistry,
     _ParDoEvaluator,
@@ -44,6 +46,9 @@ from apache_beam.utils.counters import CounterFactory
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
 from google.cloud import pubsub_v1
+
+from mdmf_ops.beam.clock import SteadyClock
+from mdmf_ops.text import told
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +117,7 @@ class _Subscription:
             except DeadlineExceeded:  # nothing has come
                 continue
             except _TRANSIENT as error:
-                _log.warning("Pub/Sub: %s", error)
+                _log.warning("Pub/Sub: %s", told(str(error)))
                 self.draining.wait(_PAUSE_S)
                 continue
             except Exception as error:  # raised where the pipeline sees it
@@ -145,7 +150,7 @@ class _Subscription:
                     for start in range(0, len(ids), _MAX_IDS):
                         self._extend(ids[start : start + _MAX_IDS])
             except _TRANSIENT as error:  # a lease that ends meanwhile is a redelivery
-                _log.warning("Pub/Sub: %s", error)
+                _log.warning("Pub/Sub: %s", told(str(error)))
             except Exception as error:
                 self._error = error
                 return
@@ -328,6 +333,7 @@ def install(batch_wait_s: float) -> None:
     """
     SUBSCRIPTION.batch_wait_s = batch_wait_s
     TransformEvaluatorRegistry._test_evaluators_overrides |= {
-        _DirectReadFromPubSub: _ReadEvaluator,
+        direct_runner._DirectReadFromPubSub: _ReadEvaluator,
         ParDo: _KeptParDoEvaluator,
     }
+    direct_runner.RealClock = SteadyClock

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmf_ops.beam.image import ImageRef, Message, to_ns
-from mdmf_ops.beam.storage import is_gcs, local_path
+from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri
 from mdmf_ops.detector import ErrorCode, ImageError
 
 MAX_JSON_BYTES = 256 << 10
@@ -32,8 +32,6 @@ _MAX_METADATA_VALUE_BYTES = 8 << 10
 """Cloud Storage takes this much of metadata on one object."""
 
 _MAX_PATH_BYTES = 4096
-_OBJECT = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/(?!\.{1,2}$)([^\r\n]+)")
-_MAX_NAME_BYTES = 1024
 _NOTIFICATION = {"eventType", "bucketId", "objectId", "payloadFormat"}
 _FINALIZE = "OBJECT_FINALIZE"
 _REFERENCE_KEYS = {"uri", "generation", "attributes"}
@@ -121,8 +119,8 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _object_uri(uri: str) -> str:
-    match = _OBJECT.fullmatch(uri)
-    if match is None or len(_encodable(match[1])) > _MAX_NAME_BYTES:
+    _encodable(uri)
+    if not is_object(uri):
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: not an object's gs://BUCKET/NAME")
     return uri
 
@@ -142,7 +140,7 @@ def _local_uri(uri: str, local_root: str | None) -> str:
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: not a path: {error}") from error
     if not inside:
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: not under --local_root")
-    return str(path)
+    return local_uri(str(path))
 
 
 def _attributes(found: Any, max_value_bytes: int) -> dict[str, str]:

@@ -58,6 +58,8 @@ def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
         raise ImageError(ErrorCode.UNREADABLE, "not a file: a folder, pipe or device")
     with open(path, "rb") as file:
         before = os.fstat(file.fileno())
+        if ref.message is not None and not _is_named(path, before):
+            raise ImageError(ErrorCode.CHANGED, "became a link since its message was read")
         if ref.modified_ns not in (None, before.st_mtime_ns):
             raise ImageError(ErrorCode.CHANGED, "written to since it was listed")
         if ref.offset_bytes is None:
@@ -74,6 +76,11 @@ def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
             raise ImageError(ErrorCode.CHANGED, f"{ref.size_bytes:,} bytes when listed, {after.st_size:,} when read")
         ref = ref._replace(size_bytes=after.st_size)
     return content, ref._replace(modified_ns=after.st_mtime_ns)
+
+
+def _is_named(path: str | bytes, opened: os.stat_result) -> bool:
+    """Whether what was opened is what a path without links names: the path was checked when its message was read."""
+    return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)  # may be bytes
 
 
 def _io_code(error: Exception) -> ErrorCode:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.storage import gcs, is_gcs, local_path
 from mdmf_ops.detector import ErrorCode, ImageError
+from mdmf_ops.text import fits_a_line
 
 _BLOCK_BYTES = 512
 _MAX_HEADER_BYTES = 1 << 20
@@ -65,11 +66,7 @@ def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
 
 
 def _name(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return quote(os.fsencode(name))
-    return name
+    return name if fits_a_line(name) else quote(os.fsencode(name))
 
 
 class _HeaderReader:

@@ -25,7 +25,7 @@ from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.shards import find_member, is_shard, list_members
-from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path
+from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path, local_uri
 from mdmf_ops.progress import Progress
 
 _PARTS = 64
@@ -152,14 +152,10 @@ def _list_local(part: Part) -> Iterator[ImageRef]:
 
 def local_ref(path: str) -> ImageRef:
     """What a listing says of one local file; without size and time where it cannot be asked: reading says why."""
-    try:
-        uri = path
-        uri.encode()
-    except UnicodeEncodeError:
-        uri = Path(path).as_uri()
+    uri = local_uri(path)
     try:
         status = os.stat(path)  # noqa: PTH116  # a Path for each of a million files takes longer than its stat
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return ImageRef(uri)
     size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
     return ImageRef(uri, size_bytes=size_bytes, modified_ns=status.st_mtime_ns)

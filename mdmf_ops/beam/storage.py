@@ -9,7 +9,11 @@ from types import ModuleType
 from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from mdmf_ops.text import fits_a_line, told
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_OBJECT = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/(?!\.{1,2}$)([^\r\n]+)")
+_MAX_NAME_BYTES = 1024
 
 
 class StoredFile(NamedTuple):
@@ -23,6 +27,21 @@ class StoredFile(NamedTuple):
 def is_gcs(path: str) -> bool:
     """Whether a path is a gs:// URI."""
     return path.startswith("gs://")
+
+
+def is_object(uri: str) -> bool:
+    """Whether a URI names an object by the store's own rules: a bucket's name goes into the path of a request as it is.
+
+    Raises:
+        UnicodeEncodeError: half a surrogate pair.
+    """
+    match = _OBJECT.fullmatch(uri)
+    return match is not None and len(match[1].encode()) <= _MAX_NAME_BYTES
+
+
+def local_uri(path: str) -> str:
+    """URI of an absolute local path: the path itself, percent-encoded where it is not UTF-8 or no line of text."""
+    return path if fits_a_line(path) else Path(path).as_uri()
 
 
 def gcs() -> ModuleType:
@@ -42,7 +61,7 @@ def absolute(path: str) -> str:
     if not _SCHEME.match(path):
         return str(Path(path).absolute())
     if not path.startswith(("gs://", "file://")):
-        raise ValueError(f"{path}: local paths and gs:// are read and written, nothing else")
+        raise ValueError(f"{told(path)}: local paths and gs:// are read and written, nothing else")
     return path
 
 

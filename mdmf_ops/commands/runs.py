@@ -18,7 +18,8 @@ from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from mdmf_ops.commands.terminal import console, waiting
+from mdmf_ops.commands.terminal import console, plain, waiting
+from mdmf_ops.text import told
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def _list(manifests: list[dict[str, Any]], as_json: bool) -> int:
     table = Table(*columns, box=None, header_style="bold")
     for summary in runs:
         cells = (summary[column] for column in columns)
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in cells))
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else plain(cell) for cell in cells))
     console().print(table if runs else "no committed run")
     return EXIT_OK
 
@@ -87,9 +88,10 @@ def _verify(output: str, manifests: list[dict[str, Any]], as_json: bool) -> int:
         print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
     else:
         for run_id, lines in wrong.items():
-            print(f"{run_id}: {'whole' if not lines else 'damaged'}", *lines, sep="\n  ")
+            state = "whole" if not lines else "damaged"
+            print(told(f"{run_id}: {state}"), *map(told, lines), sep="\n  ")
         for path in loose:
-            print(f"in no committed run: {path}")
+            print(told(f"in no committed run: {path}"))
     return EXIT_OK if whole else EXIT_FAILED
 
 
@@ -102,7 +104,7 @@ def _collect(output: str, arguments: argparse.Namespace) -> int:
         print(json.dumps([file._asdict() for file in files], indent=2))
     else:
         for file in files:
-            print(file.path)
+            print(told(file.path))
         what = "would be deleted" if arguments.dry_run else "deleted"
         print(f"{len(files):,} files, {sum(file.size_bytes for file in files):,} bytes {what}")
     return EXIT_OK

@@ -42,6 +42,7 @@ from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.detector import device_name, pick_device
 from mdmf_ops.progress import Progress
+from mdmf_ops.text import told
 from model_assets import AssetError
 from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
 
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             except Exception as error:
                 if arguments.verbose:
                     traceback.print_exc()
-                print(f"mdmf scan: the run is not complete: {_plain(error)}", file=sys.stderr)
+                print(f"mdmf scan: the run is not complete: {told(_plain(error))}", file=sys.stderr)
                 return EXIT_FAILED
     manifest = read_manifest(scan)
     if arguments.json:

@@ -37,6 +37,7 @@ from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.text import told
 from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
 
 TAKES_BEAM_FLAGS = True
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     except Exception as error:
         if arguments.verbose:
             traceback.print_exc()
-        print(f"mdmf stream: stopped: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"mdmf stream: stopped: {told(f'{type(error).__name__}: {error}')}", file=sys.stderr)
         return EXIT_FAILED
     found = metrics(result, local)
     print(json.dumps({"stream_id": stream.run_id, **found}, indent=2) if arguments.json else _line(found), flush=True)

@@ -20,6 +20,7 @@ class Backbone(nn.Module):
         embedding_dim: d, length of an embedding, context included.
         geometry: of the tiles it takes, with p the side of a patch, `geometry.patch_px`.
         views: ranges of the embedding that a signature reads apart; see `Signature`.
+        stored_dtype: of the weights in a file; they are float32 in memory.
 
     `forward` takes tiles (T, 3, H, W) uint8 RGB, H and W multiples of p, and returns (T, H/p, W/p, f) float32: what is
     seen of each patch. `in_context` makes embeddings of it.
@@ -27,6 +28,7 @@ class Backbone(nn.Module):
 
     embedding_dim: int
     geometry: TileGeometry
+    stored_dtype: torch.dtype = torch.float32
 
     @property
     def views(self) -> tuple[tuple[int, int], ...]:
@@ -46,21 +48,25 @@ class Backbone(nn.Module):
         Returns:
             (K, d) float32 of all its patches, tile by tile in raster order.
         """
+        return self.in_context(self.seen(tiles))
+
+    def seen(self, tiles: np.ndarray) -> Tensor:
+        """(K, f) float32: what is seen of each patch of one image, not yet in context; see `embed`."""
         device = next(self.parameters()).device
-        # On a CPU one tile at a time keeps the activations in its cache; an accelerator is filled by all of them.
+        # On a CPU one tile at a time bounds the memory; an accelerator is filled by all of them.
         if device.type == "cpu":
-            return self.in_context(self._embed(torch.from_numpy(tiles), 1, device))
+            return self._seen(torch.from_numpy(tiles), 1, device)
         memory_bytes = torch.cuda.get_device_properties(device).total_memory
         at_once = min(len(tiles), tiles_at_once(self, *tiles.shape[2:], memory_bytes))
         # From pinned memory they are copied while the device computes.
-        return self.in_context(self._embed(torch.from_numpy(tiles).pin_memory(), at_once, device))
+        return self._seen(torch.from_numpy(tiles).pin_memory(), at_once, device)
 
     def in_context(self, patches: Tensor) -> Tensor:
         """(K, f) of all patches of one image -> (K, d): as they are, where an extractor knows no better."""
         return patches
 
-    def _embed(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
-        """Embeds so many tiles at once, and half of them where they do not fit the accelerator's memory."""
+    def _seen(self, tiles: Tensor, at_once: int, device: torch.device) -> Tensor:
+        """Runs so many tiles at once, and half of them where they do not fit the accelerator's memory."""
         while True:
             try:
                 parts = (part.to(device, non_blocking=True) for part in tiles.split(at_once))
@@ -74,15 +80,15 @@ class Backbone(nn.Module):
 
 
 class MicroBackbone(Backbone):
-    """The first twelve blocks of EfficientNet-Lite0 at two depths and high-pass residuals: statistics of each patch.
+    """The sixteen blocks of EfficientNet-Lite0 at three depths and high-pass residuals: statistics of each patch.
 
     Features of an ImageNet network travel well to unseen generators: fine texture at one depth, what things look like
-    at the other. Residuals keep what a decoder leaves (`residual_statistics`). How all of these vary over the image
+    at the others. Residuals keep what a decoder leaves (`residual_statistics`). How all of these vary over the image
     says more than any one patch: their means and deviations over the image follow. A signature sees each patch twice:
     alone, which makes the map, and as its image.
 
     Weights come frozen from EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the
-    convolutions.
+    convolutions, rounded to float16 in their file.
     """
 
     BLOCKS = (
@@ -99,12 +105,17 @@ class MicroBackbone(Backbone):
         (6, 5, 1, 112, False),
         (6, 5, 1, 112, False),
         (6, 5, 2, 192, True),
+        (6, 5, 1, 192, False),
+        (6, 5, 1, 192, False),
+        (6, 5, 1, 192, False),
+        (6, 3, 1, 320, True),
     )
 
     # Of activations at the widest place, the second block's 96 channels at half the side, padded and not.
     _BYTES_PER_PX = 256
-    geometry = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
-    PATCH_DIM = RESIDUAL_DIM + 2 * 40 + 192
+    geometry = TileGeometry(patch_px=32, max_tile_px=512, max_tiles=4)
+    stored_dtype = torch.float16
+    PATCH_DIM = RESIDUAL_DIM + 2 * 40 + 192 + 320
     embedding_dim = 3 * PATCH_DIM
     views = ((0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
 

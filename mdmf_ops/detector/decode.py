@@ -96,7 +96,7 @@ class Limits:
         max_metadata_bytes: all that is in the file beside its pixels.
         max_scans: of a progressive JPEG; encoders make about ten.
         max_decode_s: from bytes to tiles, wall-clock; only where a decoder runs in a process of its own.
-        max_decode_bytes: memory of a decoder beside the encoded image, likewise.
+        max_decode_bytes: memory of a decoder, the encoded image among it, likewise.
     """
 
     max_bytes: int = 64 << 20
@@ -106,7 +106,7 @@ class Limits:
     max_metadata_bytes: int = 16 << 20
     max_scans: int = 100
     max_decode_s: float = 8.0
-    max_decode_bytes: int = 480 << 20
+    max_decode_bytes: int = 464 << 20
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raises ImageError for an encoded image that is empty or too large."""

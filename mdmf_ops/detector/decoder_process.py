@@ -40,7 +40,7 @@ def main() -> None:
         content = requests.read(content_bytes)
         limits, geometry = Limits(**request["limits"]), TileGeometry(**request["geometry"])
         try:
-            with _bounded(limits):
+            with _bounded(limits, content_bytes):
                 tiled = tile_image(decode(content, limits), geometry)
         except ImageError as error:
             send(replies, {"error": error.code.value, "message": error.message})
@@ -70,14 +70,16 @@ def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
 
 
 @contextlib.contextmanager
-def _bounded(limits: Limits) -> Iterator[None]:
-    """Bounds the memory of what runs within, and ends this process if its parent is not there to do so in time."""
+def _bounded(limits: Limits, held_bytes: int) -> Iterator[None]:
+    """Bounds the memory of what runs within, with the encoded image that is held already, and ends this process if its
+    parent is not there to do so in time.
+    """
     with contextlib.ExitStack() as undo:
         signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
         undo.callback(signal.setitimer, signal.ITIMER_REAL, 0)
         if _STATM.exists():  # Linux, where the limit counts what is allocated
             before = resource.getrlimit(resource.RLIMIT_DATA)
             data_bytes = int(_STATM.read_text().split()[5]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + limits.max_decode_bytes, before[1]))
+            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + limits.max_decode_bytes - held_bytes, before[1]))
             undo.callback(resource.setrlimit, resource.RLIMIT_DATA, before)
         yield

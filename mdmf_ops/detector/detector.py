@@ -160,7 +160,9 @@ def load_backbone(assets: model_assets.Assets) -> Backbone:
         backbone = make_backbone(description.get("name"), description.get("options", {}))
     except ValueError as error:
         raise model_assets.AssetError(f"{assets.folder / model_assets.MANIFEST}: backbone: {error}") from error
-    backbone.load_state_dict(assets.tensors(BACKBONE_FILE, backbone.state_dict()), assign=True)
+    template = {name: tensor.to(backbone.stored_dtype) for name, tensor in backbone.state_dict().items()}
+    stored = assets.tensors(BACKBONE_FILE, template)
+    backbone.load_state_dict({name: tensor.float() for name, tensor in stored.items()}, assign=True)
     return backbone
 
 

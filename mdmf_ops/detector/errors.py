@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from mdmf_ops.text import one_line
+from mdmf_ops.text import told
 
 _MAX_MESSAGE_CHARS = 300
 
@@ -61,11 +61,11 @@ class ImageError(Exception):
 
     Attributes:
         code: of the closed list.
-        message: for people and logs: one line without control characters, cut to 300 characters.
+        message: for people and logs: one line without control characters and secrets of URLs, cut to 300 characters.
     """
 
     def __init__(self, code: ErrorCode, message: str):
-        message = one_line(message, _MAX_MESSAGE_CHARS)
+        message = told(message, _MAX_MESSAGE_CHARS)
         super().__init__(code, message)  # both, so that it can be pickled
         self.code = code
         self.message = message

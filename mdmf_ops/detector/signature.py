@@ -1,4 +1,4 @@
-"""The Patch Forensic Signature: small MLPs from a patch embedding to the spaces where MMD is measured."""
+"""The Patch Forensic Signature: small maps from a patch embedding to the spaces where MMD is measured."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ class Signature(nn.Module):
 
     Args:
         embedding_dim: d.
-        hidden_dim, signature_dim: of each MLP; the latter is m.
+        hidden_dim: of each MLP; 0 makes phi linear.
+        signature_dim: m.
         views: (start, stop) of each of the E views; None is one of all numbers.
         dropout: share of the embedding's and of the hidden numbers that each training step leaves out.
 
@@ -40,12 +41,14 @@ class Signature(nn.Module):
         self.views = [(start, stop) for start, stop in views or [(0, embedding_dim)]]
         if not all(0 <= start < stop <= embedding_dim for start, stop in self.views):
             raise ValueError(f"views {self.views} of an embedding of {embedding_dim}")
+        self.hidden_dim = hidden_dim
         self.dropout = dropout
         self.register_buffer("mean", torch.zeros(embedding_dim))
         self.register_buffer("scale", torch.ones(embedding_dim))
         self.log_width = nn.Parameter(torch.zeros(len(self.views)))
-        self.first = nn.ModuleList(nn.Linear(stop - start, hidden_dim) for start, stop in self.views)
-        self.last = nn.ModuleList(nn.Linear(hidden_dim, signature_dim) for _ in self.views)
+        sizes = [stop - start for start, stop in self.views]
+        self.first = nn.ModuleList(nn.Linear(size, hidden_dim) for size in sizes if hidden_dim)
+        self.last = nn.ModuleList(nn.Linear(hidden_dim or size, signature_dim) for size in sizes)
 
     @property
     def width(self) -> Tensor:
@@ -55,8 +58,8 @@ class Signature(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """(..., d) float -> (E, ..., m) float."""
         x = F.dropout((embeddings - self.mean) / self.scale, self.dropout, self.training)
-        signatures = []
-        for (start, stop), first, last in zip(self.views, self.first, self.last, strict=True):
-            hidden = F.dropout(F.gelu(first(x[..., start:stop])), self.dropout, self.training)
-            signatures.append(last(hidden))
-        return torch.stack(signatures)
+        seen = [x[..., start:stop] for start, stop in self.views]
+        if self.first:
+            hidden = (F.gelu(first(view)) for first, view in zip(self.first, seen, strict=True))
+            seen = [F.dropout(view, self.dropout, self.training) for view in hidden]
+        return torch.stack([last(view) for last, view in zip(self.last, seen, strict=True)])

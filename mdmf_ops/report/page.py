@@ -23,6 +23,7 @@ from mdmf_ops.report.heatmap import Tile, full_scale, strongest_patches, tile_pn
 from mdmf_ops.report.strata import KINDS, MIN_IMAGES, WARN_TIMES, folder_of, image_strata
 from mdmf_ops.report.svg import STYLE
 from mdmf_ops.report.tally import DECLARED, SECTIONS, VERDICTS, Row, Tally
+from mdmf_ops.text import one_line
 
 _SCRIPTS = ("dom.js", "summary.js", "gallery.js", "list.js")
 _MAX_RUNS = 20
@@ -80,7 +81,7 @@ def summary(report: Report) -> dict[str, Any]:
                 "code": code,
                 "failed": failed,
                 "examples": [
-                    {"uri": row["image_uri"][:_MAX_URI_CHARS], "message": row["error_message"]}
+                    {"uri": one_line(row["image_uri"], _MAX_URI_CHARS), "message": row["error_message"]}
                     for row in tally.examples[code]
                 ],
             }
@@ -192,7 +193,7 @@ def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str,
     evidence = np.concatenate([tile.evidence.ravel() for tile in tiles]) if tiles else np.empty(0)
     return {
         "row_id": row["row_id"],
-        "uri": row["image_uri"][:_MAX_URI_CHARS],
+        "uri": one_line(row["image_uri"], _MAX_URI_CHARS),
         "verdict": row["verdict"],
         "p": _short(row["p_value"]),
         "score": _short(row["mmd2"]),
@@ -244,7 +245,7 @@ def _list(report: Report) -> dict[str, Any]:
     return {
         "listed": len(rows),
         "row_id": [row["row_id"] for row in rows],
-        "uri": [row["image_uri"][:_MAX_URI_CHARS] for row in rows],
+        "uri": [one_line(row["image_uri"], _MAX_URI_CHARS) for row in rows],
         "p": [_short(row["p_value"]) for row in rows],
         "score": [_short(row["mmd2"]) for row in rows],
         "width": [row["width_px"] for row in rows],

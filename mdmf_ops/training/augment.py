@@ -12,8 +12,8 @@ from PIL import Image, ImageFilter
 
 Chain = Callable[[Image.Image, np.random.Generator], Image.Image]
 
-_TRAINING_PX = 224
-_EVALUATION_PX = 512
+_TRAINING_PX = (160, 512)
+EVALUATION_PX = 512
 
 _FILTERS = (
     Image.Resampling.BILINEAR,
@@ -25,7 +25,7 @@ _FILTERS = (
 
 
 def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A wide chain: crop, encode, resize, sometimes blur or noise, encode again, mirror.
+    """One of two chains: that of the measurements, or a wide one: crop, encode, resize, blur, noise, encode, mirror.
 
     The scale does not depend on the image's size: collections differ in size, and a scale that followed it would tell
     the class by its traces of resampling.
@@ -35,11 +35,13 @@ def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         rng: all randomness comes from here.
 
     Returns:
-        RGB, square, 96 to 224 px a side.
+        RGB, square, 96 to 512 px a side.
     """
+    if rng.random() < 0.5:
+        return evaluation_chain(image, rng)
     mild = rng.random() < 0.25  # an original, nearly: its traces are the clearest
     scale = 1.0 if mild else _log_uniform(0.5, 1.4, rng)
-    image = random_crop(image, round(_TRAINING_PX / scale), rng)
+    image = random_crop(image, round(_log_uniform(*_TRAINING_PX, rng) / scale), rng)
     if not mild:
         if rng.random() < 0.5:
             image = recode(image, "JPEG", int(rng.integers(65, 96)))
@@ -58,14 +60,19 @@ def evaluation_chain(image: Image.Image, rng: np.random.Generator) -> Image.Imag
 
     Nothing is enlarged. Args and returns as `training_chain`; up to 512 px a side.
     """
-    short_px = min(image.size)
-    if short_px > _EVALUATION_PX:
-        size = tuple(round(side * _EVALUATION_PX / short_px) for side in image.size)
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    image = random_crop(image, _EVALUATION_PX, rng)
+    image = random_crop(shrink(image), EVALUATION_PX, rng)
     image = recode(image, "JPEG", 75)
     image = resize(image, rng.uniform(0.55, 1.0), rng)
     return _recode_at_random(image, rng, lowest_quality=60)
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """An image whose short side is at most `EVALUATION_PX`; a smaller one stays as it is."""
+    short_px = min(image.size)
+    if short_px <= EVALUATION_PX:
+        return image
+    size = tuple(round(side * EVALUATION_PX / short_px) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:

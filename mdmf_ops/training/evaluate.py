@@ -1,78 +1,59 @@
 """How good a detector is on generators and real sources that it was not trained on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mdmf_ops.detector import Calibration, Detector
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.calibrate import stratify
+from mdmf_ops.training.curves import CurvePoint
 from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig
-from mdmf_ops.training.folds import leave_out
+from mdmf_ops.training.folds import countable, leave_out, without
+from mdmf_ops.training.localise import Localisation
+from mdmf_ops.training.metrics import (
+    GeneratorResult,
+    RealSourceResult,
+    Reliability,
+    auroc,
+    compare,
+    false_positives,
+    reliability,
+)
 from mdmf_ops.training.score import score_features
 
-ALPHAS = (0.01, 0.05)
-
 
 @dataclass(frozen=True)
-class GeneratorResult:
-    """One generator's images against the real ones, all unseen. Every figure is in [0, 1]."""
+class Results:
+    """Figures by generator and by real source.
 
-    generator: str
-    images: int
-    auroc: float
-    average_precision: float
-    tpr_at_1: float
-    tpr_at_5: float
-
-
-@dataclass(frozen=True)
-class RealSourceResult:
-    """How often one source's real images fall at or under each alpha. Every rate is in [0, 1]."""
-
-    source: str
-    images: int
-    fpr_at_1: float
-    fpr_at_5: float
-
-
-class Results(NamedTuple):
-    """Figures by generator and by real source."""
+    Attributes:
+        reliability: of the real sources, and in a last row of all real images.
+        both_out: for each generator the AUROC against each real source, neither of which the detector saw.
+        curves, splices: where they were asked for.
+        scores: of each generator, the scores of real images and of its own.
+        p_values: of each real source's images.
+    """
 
     generators: list[GeneratorResult]
     real_sources: list[RealSourceResult]
+    reliability: list[Reliability]
+    both_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    curves: Sequence[CurvePoint] = ()
+    splices: Sequence[Localisation] = ()
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    p_values: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def means(self) -> GeneratorResult:
         """Mean over the generators, each counting once."""
         rows = [[r.images, r.auroc, r.average_precision, r.tpr_at_1, r.tpr_at_5] for r in self.generators]
         images = sum(r.images for r in self.generators)
         return GeneratorResult("mean", images, *(float(mean) for mean in np.mean(rows, axis=0)[1:]))
-
-
-def compare(generator: str, real_scores: np.ndarray, generated_scores: np.ndarray) -> GeneratorResult:
-    """Ranks one generator's scores against real ones; a TPR is taken where at most 1 or 5 % of real are flagged."""
-    labels = np.r_[np.zeros(len(real_scores)), np.ones(len(generated_scores))]
-    scores = np.r_[real_scores, generated_scores]
-    fpr, tpr, _ = roc_curve(labels, scores)
-    at_1, at_5 = (float(tpr[fpr <= alpha].max()) for alpha in ALPHAS)
-    return GeneratorResult(
-        generator,
-        len(generated_scores),
-        float(roc_auc_score(labels, scores)),
-        float(average_precision_score(labels, scores)),
-        at_1,
-        at_5,
-    )
-
-
-def false_positives(source: str, p_values: np.ndarray) -> RealSourceResult:
-    """Flag rates of one source's real images under their p-values."""
-    at_1, at_5 = (float((p_values <= alpha).mean()) for alpha in ALPHAS)
-    return RealSourceResult(source, len(p_values), at_1, at_5)
 
 
 def stratified_p_values(calibration: Calibration, scores: np.ndarray, patches: np.ndarray) -> np.ndarray:
@@ -92,24 +73,22 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     trained = detector.assets.manifest["training"]["images"]
     if seen := sorted(set(trained["generated"]) & set(sources(images, generated=True))):
         raise ValueError(f"the detector was trained on {', '.join(seen)}: that measures nothing; try --leave_one_out")
-    real = [
-        i
-        for i, image in enumerate(images)
-        if not image.generated and (image.held_out or image.source not in trained["real"])
-    ]
+    real = [i for i, image in enumerate(images) if unseen_real(image, trained["real"])]
     scores = score_features(test_features, range(len(images)), detector.signature, detector.bank)
-    generators = [
-        compare(name, scores[real], scores[[i for i, image in enumerate(images) if image.source == name]])
+    ranked = {
+        name: (scores[real], scores[[i for i, image in enumerate(images) if image.source == name]])
         for name in sources(images, generated=True)
-    ]
-    if not real or not generators:
+    }
+    if not real or not ranked:
         raise ValueError("both real and generated images are needed")
     p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
-    real_sources = [
-        false_positives(name, p_values[[i for i in real if images[i].source == name]])
-        for name in sorted({images[i].source for i in real})
-    ]
-    return Results(generators, real_sources)
+    names = sorted({images[i].source for i in real})
+    return _results(ranked, {name: p_values[[i for i in real if images[i].source == name]] for name in names})
+
+
+def unseen_real(image: LabelledImage, trained: Sequence[str]) -> bool:
+    """Whether an image is a real one that a detector trained on these sources did not see."""
+    return not image.generated and (image.held_out or image.source not in trained)
 
 
 def leave_one_out(
@@ -131,14 +110,14 @@ def leave_one_out(
     """
     names = [(name, generated) for generated in (True, False) for name in sources(images, generated)]
     folds = leave_out([name for name, _ in names], images, training_features, config, images, [test_features], progress)
-    generators = [
-        compare(fold.source, fold.real_scores[0], fold.own_scores[0])
+    ranked = {
+        fold.source: (fold.real_scores[0], fold.own_scores[0])
         for fold, (_, generated) in zip(folds, names, strict=True)
         if generated
-    ]
+    }
     real = [fold for fold, (_, generated) in zip(folds, names, strict=True) if not generated]
     patches = test_features.counts()
-    real_sources = []
+    p_values = {}
     for fold in real:
         others = [other for other in real if other is not fold]
         if not others:
@@ -149,6 +128,48 @@ def leave_one_out(
             np.concatenate([patches[other.own] for other in others]),
             np.concatenate([np.full(len(other.own), other.source) for other in others]),
         )
-        p_values = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
-        real_sources.append(false_positives(fold.source, p_values))
-    return Results(generators, real_sources)
+        p_values[fold.source] = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
+    return _results(ranked, p_values)
+
+
+def leave_both_out(
+    images: Sequence[LabelledImage],
+    training_features: Features,
+    test_features: Features,
+    config: TrainingConfig,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """AUROC of each generator against each real source, by a detector that saw none of either.
+
+    Args:
+        training_features, test_features: as of `leave_one_out`.
+    """
+    pairs = [(g, r) for g in sources(images, generated=True) for r in sources(images, generated=False)]
+    measure = partial(_between, images, test_features)
+    found = without(pairs, images, training_features, config, measure, progress)
+    table: dict[str, dict[str, float]] = {}
+    for (generator, real), value in zip(pairs, found, strict=True):
+        table.setdefault(generator, {})[real] = value
+    return table
+
+
+def _between(
+    images: Sequence[LabelledImage], test: Features, left_out: Sequence[str], signature: Signature, bank: Bank
+) -> float:
+    generated, real = (
+        score_features(test, [i for i, m in enumerate(images) if m.source == name and countable(m)], signature, bank)
+        for name in left_out
+    )
+    return auroc(real, generated)
+
+
+def _results(ranked: dict[str, tuple[np.ndarray, np.ndarray]], p_values: dict[str, np.ndarray]) -> Results:
+    """Figures of the generators, and of the p-values of each real source's images."""
+    every = {**p_values, "all": np.concatenate(list(p_values.values()))}
+    return Results(
+        [compare(name, real, own) for name, (real, own) in ranked.items()],
+        [false_positives(name, values) for name, values in p_values.items()],
+        [reliability(name, values) for name, values in every.items()],
+        scores=ranked,
+        p_values=p_values,
+    )

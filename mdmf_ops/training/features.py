@@ -3,6 +3,7 @@
 The extractor is frozen: what changes between trainings is the signature, which learns from these in a minute.
 """
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import decode
@@ -30,13 +32,15 @@ class Features:
     """Patch embeddings of images, each image once a copy of the chain.
 
     Attributes:
-        embeddings: (P, d) float16, patches of all images and copies, one after the other.
+        seen: (P, f) float16, what the extractor sees of the patches of all images and copies, one after the other.
         starts: (copies, images + 1) int64, first patch of each image in each copy.
+        in_context: of the extractor, (K, f) of one image -> (K, d).
         views: of the extractor's embedding, for the signature; None is one of all numbers.
     """
 
-    embeddings: np.ndarray
+    seen: np.ndarray
     starts: np.ndarray
+    in_context: Callable[[Tensor], Tensor] = lambda patches: patches
     views: Sequence[Sequence[int]] | None = None
 
     @property
@@ -49,17 +53,23 @@ class Features:
         return np.diff(self.starts[copy])
 
     def patches(self, image: int, copy: int = 0) -> np.ndarray:
-        """(K, d) float16: all patches of one image after one copy of the chain."""
-        return self.embeddings[self.starts[copy, image] : self.starts[copy, image + 1]]
+        """(K, d) float32: all patches of one image after one copy of the chain."""
+        seen = self.seen[self.starts[copy, image] : self.starts[copy, image + 1]]
+        return self.in_context(torch.from_numpy(seen).float()).numpy()
 
     def means(self, images: Sequence[int]) -> np.ndarray:
         """(copies * len(images), d) float32: each image's mean embedding over its patches, copy by copy."""
-        return np.stack(
-            [self.patches(image, copy).mean(0, dtype=np.float32) for copy in range(self.copies) for image in images]
-        )
+        return self._means[:, images].reshape(-1, self._means.shape[2])
+
+    @functools.cached_property
+    def _means(self) -> np.ndarray:
+        """(copies, images, d): computed once in a process, however many folds it trains."""
+        copies, ends = self.starts.shape
+        means = [[self.patches(image, copy).mean(0) for image in range(ends - 1)] for copy in range(copies)]
+        return np.array(means, np.float32)
 
     def sample(self, image: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """(count, d) float16: random patches of a random copy; repeated only where there are fewer."""
+        """(count, d) float32: random patches of a random copy; repeated only where there are fewer."""
         patches = self.patches(image, int(rng.integers(self.copies)))
         return patches[rng.choice(len(patches), count, replace=len(patches) < count)]
 
@@ -67,7 +77,7 @@ class Features:
 def extract(
     images: Sequence[LabelledImage],
     backbone: Backbone,
-    chain: str,
+    chain: str | augment.Chain,
     copies: int,
     seed: int,
     folder: Path,
@@ -78,7 +88,8 @@ def extract(
     A copy is kept in `folder` once it is done, so that an interrupted extraction goes on where it was.
 
     Args:
-        chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are.
+        chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are; or one of another
+            module, whose `repr` names it.
         seed: image i in copy c draws from (seed, c, i) whatever the number of processes.
 
     Raises:
@@ -87,6 +98,8 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     # The chains' own text: features of a chain that was changed since are no longer its features.
     made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {inspect.getsource(augment)}"
+    if not isinstance(chain, str):
+        made_by += inspect.getsource(inspect.getmodule(chain))
     digest = hashlib.sha256(made_by.encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
@@ -104,27 +117,31 @@ def extract(
                     done.append(part)
                     progress(copy * len(images) + len(done), copies * len(images))
                 partial_path = path.with_suffix(".tmp.npz")
-                np.savez(partial_path, embeddings=np.concatenate(done), counts=[len(part) for part in done])
+                np.savez(partial_path, seen=np.concatenate(done), counts=[len(part) for part in done])
                 partial_path.replace(path)
             with np.load(path) as saved:
-                parts.append((saved["embeddings"], saved["counts"]))
+                parts.append((saved["seen"], saved["counts"]))
     counts = np.stack([count for _, count in parts])
     ends = np.cumsum(counts).reshape(counts.shape)
     return Features(
-        np.concatenate([embeddings for embeddings, _ in parts]),
+        np.concatenate([seen for seen, _ in parts]),
         np.concatenate([(ends - counts)[:, :1], ends], axis=1),
+        backbone.in_context,
         backbone.views,
     )
 
 
 @torch.inference_mode()
-def _embed(backbone: Backbone, chain: str, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray:
-    """(K, d) float16 of one image after the chain."""
+def _embed(
+    backbone: Backbone, chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage
+) -> np.ndarray:
+    """(K, f) float16 of one image after the chain."""
     try:
         pixels = decode(image.path.read_bytes()).image
     except Exception as error:
         raise ValueError(f"{image.path}: {error}") from error
     if chain != "none":
-        pixels = getattr(augment, chain)(pixels, np.random.default_rng([*seed, index]))
+        apply = getattr(augment, chain) if isinstance(chain, str) else chain
+        pixels = apply(pixels, np.random.default_rng([*seed, index]))
     tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
-    return backbone.embed(tiles).half().numpy()
+    return backbone.seen(tiles).half().numpy()

@@ -1,22 +1,24 @@
-"""A signature in closed form: Fisher's discriminant of generated images, folded where the photographs lie.
+"""A signature in closed form: Fisher's discriminant of generated images.
 
 Photographs differ in content far more than in what a generator leaves. Fisher's linear discriminant (1936) weighs every
 direction by the inverse of the variance among images of one source, and is the witness function of the most powerful
 two-sample test there is for normal features (Kuebler et al. 2022, arXiv 2102.05573). It learns nothing by heart: no
 optimisation, one solution, in a second.
 
-The signature of a patch is that discriminant after a GELU, in units of the real patches' deviation. The fold makes the
-kernel's distance one-sided: a patch less like a generated one than most real ones is no evidence.
+The signature of a patch is that discriminant, in units of the real patches' deviation. MMD is two-sided: an image less
+like a generated one than most real images would be as far from a bank of all real ones as one more like it. So the
+bank is of the real patches that lie farthest from generated ones, and distance from it grows all the way to these.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mdmf_ops.detector.signature import Signature
 
-_SHRINKAGE = 0.3
+_SHRINKAGE = 1.0
 """Added to the covariance's diagonal, in units of the means' own variance (Friedman 1989)."""
 
 
@@ -71,16 +73,19 @@ def fisher_signature(
         views: of the embedding.
         width: of every view's kernel, in that unit.
     """
-    signature = Signature(means.shape[1], 1, 1, views)
+    signature = Signature(means.shape[1], 0, 1, views)
     signature.mean.copy_(torch.from_numpy(real_patches.mean(0, dtype=np.float64)))
     centred = real_patches - real_patches.mean(0, dtype=np.float64)
     with torch.no_grad():
-        for (start, stop), first, last in zip(signature.views, signature.first, signature.last, strict=True):
+        for (start, stop), last in zip(signature.views, signature.last, strict=True):
             direction = discriminant(means[:, start:stop], sources, generated, between_sources)
             direction /= (centred[:, start:stop] @ direction).std()
-            first.weight.copy_(torch.from_numpy(direction)[None])
-            first.bias.zero_()
-            last.weight.fill_(1.0)
+            last.weight.copy_(torch.from_numpy(direction)[None])
             last.bias.zero_()
         signature.log_width.fill_(float(np.log(width)))
     return signature
+
+
+def least_generated(signatures: Tensor, size: int) -> Tensor:
+    """(E, P, 1) of real patches -> (E, size, 1): in each view those that lie farthest from generated ones."""
+    return signatures.sort(dim=1).values[:, :size]

@@ -13,7 +13,7 @@ from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
-from mdmf_ops.training.fisher import fisher_signature
+from mdmf_ops.training.fisher import fisher_signature, least_generated
 from mdmf_ops.training.objective import ImageMmdLoss
 
 METHODS = ("fisher", "mmd")
@@ -37,10 +37,10 @@ class TrainingConfig:
     """
 
     method: str = "fisher"
-    copies: int = 3
+    copies: int = 2
     bank_size: int = 2048
-    kernel_width: float = 0.5
-    between_sources: float = 0.03
+    kernel_width: float = 2.0
+    between_sources: float = 0.01
     steps: int = 600
     batch_images: int = 48
     patches_per_image: int = 24
@@ -68,6 +68,9 @@ class TrainingConfig:
 
 
 _PATCHES_PER_BANK_IMAGE = 8
+_POOL = 10
+"""Real patches that are drawn for each one that goes into the bank of `fisher`."""
+
 _CHECKPOINT_STEPS = 100
 
 
@@ -113,7 +116,8 @@ def fit(
     real = np.array([i for i in chosen if not images[i].generated], dtype=int)
     if len(real) == 0 or len(real) == len(chosen):
         raise ValueError("training needs both real and generated images")
-    bank_images = _rng(config, -2).choice(real, max(config.bank_size // _PATCHES_PER_BANK_IMAGE, 1))
+    pool_size = config.bank_size * (_POOL if config.method == "fisher" else 1)
+    bank_images = _rng(config, -2).choice(real, max(pool_size // _PATCHES_PER_BANK_IMAGE, 1))
     bank_patches = _draw(features, bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
     if config.method == "fisher":
         signature = fisher_signature(
@@ -129,7 +133,10 @@ def fit(
         signature = _descend(features, images, chosen, config, progress, checkpoint)
     signature.eval()
     with torch.no_grad():
-        return signature, Bank.build(signature(bank_patches), signature.width)
+        signatures = signature(bank_patches)
+        if config.method == "fisher":
+            signatures = least_generated(signatures, config.bank_size)
+        return signature, Bank.build(signatures, signature.width)
 
 
 def _draw(features: Features, indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:

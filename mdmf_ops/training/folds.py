@@ -1,19 +1,27 @@
-"""Detectors trained without one source each: what they say of it is what a detector says of a source it never saw."""
+"""Detectors trained without some source each: what they say of it is what a detector says of a source it never saw."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from mdmf_ops.cores import usable_cores
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig, fit
 from mdmf_ops.training.score import score_features
 from mdmf_ops.training.train import training_images
+
+T = TypeVar("T")
+
+Measure = Callable[[Sequence[str], Signature, Bank], T]
+"""What is asked of a detector that was trained without these sources."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,35 @@ def leave_out(
     Returns:
         A fold for each name, in their order.
     """
-    folds = []
-    shared = (images, training_features, config, test_images, tests)
+    measure = partial(_score, test_images, tests)
+    return without([[name] for name in names], images, training_features, config, measure, progress)
+
+
+def without(
+    left_out: Sequence[Sequence[str]],
+    images: Sequence[LabelledImage],
+    training_features: Features,
+    config: TrainingConfig,
+    measure: Measure[T],
+    progress: Progress,
+) -> list[T]:
+    """Trains once without each group of sources, on all cores.
+
+    Args:
+        left_out: groups of sources that no detector sees together with the others.
+        images, training_features: what to train on, after the training chain.
+        measure: called in the process that trained, which has it from before: it may hold features of gigabytes.
+
+    Returns:
+        What was measured without each group, in their order.
+    """
+    results = []
+    shared = (images, training_features, config, measure)
     with ProcessPoolExecutor(usable_cores(), initializer=_share, initargs=shared) as pool:
-        for fold in pool.map(_leave_out, names):
-            folds.append(fold)
-            progress(len(folds), len(names))
-    return folds
+        for result in pool.map(_train_without, left_out):
+            results.append(result)
+            progress(len(results), len(left_out))
+    return results
 
 
 def _share(*shared: Any) -> None:
@@ -69,14 +99,29 @@ def _share(*shared: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _leave_out(name: str) -> Fold:
-    images, training_features, config, test_images, tests = _shared
-    model = fit(training_features, images, training_images(images, [name]), config)
+def _train_without(left_out: Sequence[str]) -> Any:
+    images, training_features, config, measure = _shared
+    return measure(left_out, *fit(training_features, images, training_images(images, left_out), config))
+
+
+def countable(image: LabelledImage) -> bool:
+    """Whether an image tells anything of a detector trained without its source: no twin of a training image does."""
+    return image.held_out or image.twin_of is None
+
+
+def _score(
+    test_images: Sequence[LabelledImage],
+    tests: Sequence[Features],
+    left_out: Sequence[str],
+    signature: Signature,
+    bank: Bank,
+) -> Fold:
+    [name] = left_out
     own, real = [], []
     for i, image in enumerate(test_images):
-        if image.source == name and (image.held_out or image.twin_of is None):
+        if image.source == name and countable(image):
             own.append(i)
         elif image.source != name and not image.generated and image.held_out:
             real.append(i)
-    scores = [np.stack([score_features(test, chosen, *model) for test in tests]) for chosen in (own, real)]
+    scores = [np.stack([score_features(test, chosen, signature, bank) for test in tests]) for chosen in (own, real)]
     return Fold(name, np.array(own, int), np.array(real, int), *scores)

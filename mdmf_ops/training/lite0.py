@@ -44,4 +44,6 @@ def convert(published: dict[str, Tensor]) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     source, destination = sys.argv[1:]
-    safetensors.torch.save_file(convert(torch.load(source, weights_only=True, map_location="cpu")), destination)
+    state = convert(torch.load(source, weights_only=True, map_location="cpu"))
+    stored = {name: tensor.to(MicroBackbone.stored_dtype) for name, tensor in state.items()}
+    safetensors.torch.save_file(stored, destination)

@@ -1,16 +1,43 @@
-"""Results of an evaluation as Markdown and CSV, and the model card made of them."""
+"""Results of an evaluation as Markdown, CSV and plots, and the model card made of them."""
 
 import csv
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
-from scipy.stats import binomtest
-
 import model_assets
-from mdmf_ops.training.evaluate import RealSourceResult, Results
+from mdmf_ops.training.curves import by_treatment
+from mdmf_ops.training.evaluate import Results
+from mdmf_ops.training.metrics import LEVELS, RealSourceResult, clopper_pearson
 
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
+_P_VALUE_COLUMNS = (
+    "real source",
+    "images",
+    *(f"p <= {level:g}" for level in LEVELS),
+    "KS distance",
+    "excess",
+    "by chance",
+)
+_P_VALUES = (
+    "Share of the real images whose p-value is at most so much: of uniform p-values it is that number. KS distance: "
+    "the largest difference between the two; excess: the largest by which too many p-values are small, which is what "
+    "makes false accusations; by chance: the distance that 5 % of uniform samples of this size exceed."
+)
+_BOTH_OUT = (
+    "AUROC where neither the generator nor the real source was trained on: each figure is of a detector of its own."
+)
+_CURVES = (
+    "Means over the generators, held-out images alone; every image is treated once more after the chain above, real "
+    "ones like generated ones. Flagged: treated real images over the threshold that flags 5 % of untreated ones."
+)
+_SPLICES = (
+    "A square of another image was pasted into a held-out real one before the chain above. AUROC of the patches' "
+    "evidence inside against outside, mean over the images; higher: share of the images whose evidence is higher "
+    "inside. The control, real images in real ones, tells how much of that pasted content alone makes."
+)
 _INTERVAL = "95 % confidence interval (Clopper and Pearson 1934, images taken as independent)"
 
 CHAIN = (
@@ -44,27 +71,96 @@ def together(results: Results) -> RealSourceResult:
 
 
 def _interval(rate: float, images: int) -> str:
-    interval = binomtest(round(rate * images), images).proportion_ci(0.95, method="exact")
-    return f"{_share(interval.low)}-{_share(interval.high)}"
+    low, high = clopper_pearson(rate, images)
+    return f"{_share(low)}-{_share(high)}"
+
+
+def p_value_table(results: Results) -> str:
+    """How the real images' p-values lie against the uniform distribution, in Markdown."""
+    rows = [
+        [r.source, str(r.images), *map(_share, (*r.shares, r.distance, r.too_many, r.by_chance))]
+        for r in results.reliability
+    ]
+    return f"{_table(_P_VALUE_COLUMNS, rows)}\n\n{_P_VALUES}\n"
+
+
+def both_out_table(results: Results) -> str:
+    """AUROC by generator (rows) and real source (columns), with the means of both."""
+    names = list(next(iter(results.both_out.values())))
+    rows = [(generator, [row[name] for name in names]) for generator, row in results.both_out.items()]
+    rows.append(("mean", [sum(values) / len(values) for values in zip(*(row for _, row in rows), strict=True)]))
+    cells = [[name, *map(_share, row), _share(sum(row) / len(row))] for name, row in rows]
+    return f"{_table(('generator', *names, 'mean'), cells)}\n\n{_BOTH_OUT}\n"
+
+
+def curve_table(results: Results) -> str:
+    """What is left at each level of each treatment, in Markdown."""
+    [plain] = [point for point in results.curves if point.treatment == "none"]
+    points = [plain, *(point for _name, own in by_treatment(results.curves) for point in own)]
+    rows = [[p.treatment, f"{p.level:g}", *map(_share, (p.auroc, p.tpr_at_5, p.flagged))] for p in points]
+    columns = ("treatment", "level", "AUROC", "TPR at 5 % FPR", "real images flagged")
+    return f"{_table(columns, rows)}\n\n{_CURVES}\n"
+
+
+def splice_table(results: Results) -> str:
+    """How well the evidence tells a replaced part, in Markdown."""
+    rows = [_row(astuple(one)) for one in results.splices]
+    return f"{_table(('pasted from', 'images', 'AUROC of patches', 'higher inside'), rows)}\n\n{_SPLICES}\n"
 
 
 def write_report(folder: Path, assets: model_assets.Assets, results: Results, left_out: bool) -> str:
-    """Writes report.md and metrics.csv into a folder, and returns the report."""
+    """Writes report.md, metrics.csv and, where matplotlib is there, plots into a folder, and returns the report."""
     folder.mkdir(parents=True, exist_ok=True)
     note = LEFT_OUT if left_out else "The detector was trained on none of these generators and real images."
-    report = f"# Evaluation of {assets.detector_id}\n\n{CHAIN} {note}\n\n{tables(results)}"
+    parts = [f"# Evaluation of {assets.detector_id}", f"{CHAIN} {note}", tables(results), p_value_table(results)]
+    if results.both_out:
+        parts += ["## Generator and real source left out together", both_out_table(results)]
+    if results.curves:
+        parts += ["## Treated once more", curve_table(results)]
+    if results.splices:
+        parts += ["## Where the evidence lies", splice_table(results)]
+    report = "\n\n".join(part.rstrip() for part in [*parts, _plots(folder, results)]) + "\n"
     (folder / "report.md").write_text(report)
     with open(folder / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "source", "images", "metric", "value"])
-        for columns, rows in (
-            (_GENERATOR_COLUMNS, results.generators),
-            (_REAL_COLUMNS, results.real_sources),
-        ):
-            for source, images, *values in map(astuple, rows):
-                for metric, value in zip(columns[2:], values, strict=True):
-                    writer.writerow([columns[0], source, images, metric, value])
+        writer.writerows(_figures(results))
     return report
+
+
+def _figures(results: Results) -> Iterator[tuple]:
+    """Every figure as a row of metrics.csv: kind, source, images, metric, value."""
+    for columns, rows in ((_GENERATOR_COLUMNS, results.generators), (_REAL_COLUMNS, results.real_sources)):
+        for source, images, *values in map(astuple, rows):
+            yield from ((columns[0], source, images, *pair) for pair in zip(columns[2:], values, strict=True))
+    for r in results.reliability:
+        values = (*r.shares, r.distance, r.too_many, r.by_chance)
+        for metric, value in zip(_P_VALUE_COLUMNS[2:], values, strict=True):
+            yield "p-values", r.source, r.images, metric, value
+    for generator, row in results.both_out.items():
+        yield from (("both left out", generator, "", f"AUROC against {real}", value) for real, value in row.items())
+    for point in results.curves:
+        for metric in ("auroc", "tpr_at_5", "flagged"):
+            yield "curve", f"{point.treatment} {point.level:g}", "", metric, getattr(point, metric)
+    for one in results.splices:
+        yield "splice", one.donor, one.images, "AUROC of patches", one.auroc
+        yield "splice", one.donor, one.images, "higher inside", one.higher
+
+
+def _plots(folder: Path, results: Results) -> str:
+    """Draws what there is, and returns the lines that show it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "Plots: `pip install 'mdmf-ops[evaluate]'`."
+    # Here and not above: only who has it draws, and it takes a second to import.
+    from mdmf_ops.training import plots
+
+    plots.draw_roc(results.scores, folder / "roc.png")
+    plots.draw_p_values(results.p_values, folder / "p_values.png")
+    names = ["roc", "p_values"]
+    if results.curves:
+        plots.draw_curves(results.curves, folder / "curves.png")
+        names.append("curves")
+    return "\n".join(f"![{name}]({name}.png)" for name in names)
 
 
 def write_model_card(assets: model_assets.Assets, results: Results) -> None:
@@ -97,7 +193,8 @@ itself; "all" weighs each image alike. The mean of the first table hides its wor
 
 ## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were
-generated in part, where the score is a mean over all patches. Upscalers, beauty filters and other neural processing of
+generated in part, where the score is a mean over all patches. Photographs that were blurred or enlarged are flagged
+more often than alpha (docs/evaluation.md). Upscalers, beauty filters and other neural processing of
 real photographs leave traces of the same kind.
 """
     (assets.folder / "MODEL_CARD.md").write_text(card)

@@ -43,7 +43,8 @@ def save_detector(
         training: what the manifest says of the training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / BACKBONE_FILE, backbone.state_dict())
+    stored = {name: tensor.to(backbone.stored_dtype) for name, tensor in backbone.state_dict().items()}
+    save_tensors(folder / BACKBONE_FILE, stored)
     save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
     save_tensors(folder / BANK_FILE, bank.tensors())
     views, size, signature_dim = bank.signatures.shape
@@ -56,7 +57,7 @@ def save_detector(
             "backbone": description,
             "signature": {
                 "embedding_dim": signature.mean.numel(),
-                "hidden_dim": signature.first[0].out_features,
+                "hidden_dim": signature.hidden_dim,
                 "signature_dim": signature_dim,
                 "views": signature.views,
             },

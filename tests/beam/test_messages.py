@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.messages import MAX_JSON_BYTES, parse_message
 from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.storage import local_path
 from mdmf_ops.detector import ErrorCode, Limits
 
 NOTIFICATION = {
@@ -139,6 +140,43 @@ def test_local_files_are_read_under_the_root_alone(tmp_path):
     assert error_of(message({"uri": "a.jpg", "generation": 1}), str(root)) == ErrorCode.BAD_MESSAGE
 
 
+def test_a_file_that_becomes_a_link_before_it_is_read_is_not_followed(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "in", outside):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(folder.name.encode())
+    found = parse_message(message({"uri": "in/a.jpg"}), str(root))
+    assert fetch_image(found, Limits()).content == b"in"
+    (root / "in/a.jpg").unlink()
+    (root / "in/a.jpg").symlink_to(outside / "a.jpg")
+    assert fetch_image(found, Limits()).error.code == ErrorCode.CHANGED
+    (root / "in").rename(root / "was")
+    (root / "in").symlink_to(outside)
+    assert fetch_image(found, Limits()).error.code == ErrorCode.CHANGED
+
+
+SCHEMES = ["http://127.0.0.1/", "ftp://hunter2@x/a?sig=hunter2", "FILE:///a", "s3://b/a", "file:///a\0b", "gs:/b/a"]
+HIDDEN = ["gs://bucket/..", "gs://up%2floads/a", "gs://uploads@x.org/a", "gs://u\x1b/a", "gs://uploads/a\nb"]
+
+
+@pytest.mark.parametrize("uri", [*SCHEMES, *HIDDEN, "gs://\u202e/" + "a" * 200_000])
+def test_what_is_said_of_a_name_that_is_not_opened_is_short_one_line_and_without_secrets(tmp_path, uri):
+    for root in (None, str(tmp_path)):
+        ref = parse_message(message({"uri": uri}), root)
+        if ref.error is None:  # a relative path, of which there is no file
+            ref = ref._replace(error=fetch_image(ref, Limits()).error)
+        assert ref.error.code in (ErrorCode.BAD_URI, ErrorCode.NOT_FOUND)
+        assert len(ref.error.message) <= 300 and ref.error.message.isprintable() and ref.uri.isprintable()
+        assert "hunter2" not in ref.error.message
+
+
+def test_a_local_name_with_control_characters_is_read_and_its_row_does_not_hold_them(tmp_path):
+    (tmp_path / "\x1b[2J.jpg").write_bytes(b"content")
+    ref = parse_message(message({"uri": "\x1b[2J.jpg"}), str(tmp_path))
+    assert ref.uri == f"file://{tmp_path}/%1B%5B2J.jpg"
+    assert fetch_image(ref, Limits()).content == b"content"
+
+
 def test_a_folder_or_pipe_under_the_root_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for uri in ("", "pipe"):
@@ -179,3 +217,34 @@ def test_no_message_raises(data, attributes, notification):
         assert ref.error or ref.inline or ref.uri.startswith("gs://")
         ref.uri.encode()
         assert all(isinstance(value, str) for value in ref.attributes.values())
+
+
+_STARTS = st.sampled_from(["", "/", "file://", "file:///", "file://host/", "//"])
+_PARTS = st.sampled_from(["..", ".", "in", "out", "link", "loop", "", "%2e%2e", "~", "a.jpg", "\x1b", "a\0", "\\"])
+
+
+@given(_STARTS, st.lists(_PARTS, max_size=6), st.booleans())
+def test_no_path_leads_out_of_the_local_root(tree, start, parts, from_root):
+    root = str(tree / "in")
+    uri = start + (f"{root}/" if from_root else "") + "/".join(parts)
+    ref = parse_message(message({"uri": uri}), root)
+    image = fetch_image(ref, Limits())
+    assert image.content in (None, b"inside")
+    assert image.content is not None or image.error is not None
+    if ref.error is None:
+        path = os.fsdecode(local_path(ref.uri))
+        assert path == root or path.startswith(f"{root}/")
+        assert os.path.realpath(path) == path
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A folder `in` that is the root, `out` beside it, and links that lead out."""
+    tree = tmp_path_factory.mktemp("tree").resolve()
+    for folder, content in (("in", b"inside"), ("out", b"outside"), ("in/in", b"inside")):
+        (tree / folder).mkdir()
+        (tree / folder / "a.jpg").write_bytes(content)
+    (tree / "in/link").symlink_to(tree / "out")
+    (tree / "in/out").symlink_to("../out")
+    (tree / "in/loop").symlink_to("loop")
+    return tree

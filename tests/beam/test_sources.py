@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from mdmf_ops.beam import Filters, ImageRef, MatchImages, gcs, sources
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
-from mdmf_ops.beam.sources import compile_glob, complete, list_images, list_part, split_source
+from mdmf_ops.beam.shards import find_member
+from mdmf_ops.beam.sources import compile_glob, complete, list_images, list_part, local_ref, split_source
 from mdmf_ops.detector import ErrorCode, Limits
 
 
@@ -178,7 +179,7 @@ def _uri_and_size(ref):
     return ref.uri, ref.size_bytes
 
 
-URIS = ["gs://bucket/a,b.jpg", "/local/ü.jpg", "relative.jpg", "file:///x/caf%E9.jpg", "gs://b/s.tar#m.jpg"]
+URIS = ["gs://bucket/a,b.jpg", "/local/ü.jpg", "relative.jpg", "file:///x/caf%E9.jpg", "gs://bucket/s.tar#m.jpg"]
 
 
 def write_list(path, uris, column="uri"):
@@ -207,12 +208,47 @@ def test_a_list_without_the_column_names_those_it_has(tmp_path, name):
     assert len(list(read_list(str(path), "image"))) == len(URIS)
 
 
-@pytest.mark.parametrize("uri", ["s3://b/a.jpg", "https://x/a.jpg", "gs://", "gs://bucket", "gs:///a", "/a\0b"])
+NO_NAMES = ["s3://b/a.jpg", "https://x/a.jpg", "gs://", "gs://bucket", "gs:///a", "/a\0b", "FILE:///a.jpg"]
+NO_OBJECTS = ["gs://bucket/.", "gs://bucket/..", "gs://../a.jpg", "gs://a%2fb/c.jpg", "gs://bucket?x=/a.jpg"]
+
+
+@pytest.mark.parametrize("uri", [*NO_NAMES, *NO_OBJECTS, "gs://bucket/" + "a" * 1025])
 def test_what_no_image_can_have_for_a_name_is_a_failed_row(tmp_path, uri):
     path = tmp_path / "list.txt"
     path.write_text(uri)
     [ref] = read_list(str(path))
     assert fetch_image(ref, Limits()).error.code is ErrorCode.BAD_URI
+
+
+def test_a_signed_url_in_a_list_is_a_failed_row_without_its_secrets(tmp_path):
+    signed = [f"https://me:hunter2@x.org/a.jpg?X-Goog-Signature=hunter2&n={n}" for n in range(2)]
+    (tmp_path / "list.txt").write_text("\n".join(signed))
+    refs = list(read_list(str(tmp_path / "list.txt")))
+    assert len({ref.uri for ref in refs}) == 2  # two rows
+    for ref in refs:
+        assert ref.uri.startswith("https://...@x.org/a.jpg?...#") and "hunter2" not in f"{ref.uri} {ref.error}"
+
+
+def test_a_listed_null_character_is_a_failed_row_however_it_is_written(tmp_path):
+    (tmp_path / "list.txt").write_text(f"file://{tmp_path}/a%00b.jpg\n{tmp_path}/a\0b.jpg\n")
+    for ref in read_list(str(tmp_path / "list.txt")):
+        assert fetch_image(complete(ref), Limits()).error.code in (ErrorCode.BAD_URI, ErrorCode.UNREADABLE)
+
+
+def test_a_name_with_control_characters_is_read_and_no_row_holds_them(tmp_path):
+    name = "\x1b[31m a\u202egpj.\u2028\n.jpg"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(b"content")
+    [listed] = list_images(str(tmp_path / "in"))
+    (tmp_path / "list.csv").write_text(f'uri\n"in/{name}"\n')
+    [named] = read_list(str(tmp_path / "list.csv"))
+    shard = write_tar(tmp_path / "s.tar", [(name, b"content")])
+    [member] = list_images(str(shard))
+    assert find_member(member.uri, local_ref(str(shard))) == member
+    assert listed.uri == named.uri
+    for ref in (listed, named, member):
+        assert ref.uri.isprintable()
+        assert fetch_image(ref, Limits()).content == b"content"
 
 
 def test_a_listed_name_that_is_not_utf8_is_read(tmp_path):

@@ -1,6 +1,7 @@
 """Windows to files: which rows lie where, under which name, when they come late, twice or in pieces."""
 
 import json
+import time
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,8 +12,11 @@ from apache_beam.coders import PickleCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import IntervalWindow, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue, WindowFn
+from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
+from hypothesis import given
+from hypothesis import strategies as st
 
 import mdmf_ops.beam.windows
 from mdmf_ops.beam import Image, ImageRef, Run
@@ -175,3 +179,15 @@ def test_windows_that_no_file_can_have_are_refused():
         Windows(0)
     with pytest.raises(ValueError, match="num_shards=101"):
         Windows(60, 101)
+
+
+@given(st.integers(0, 2**32 * 10**6), st.integers(1, 86_400), st.integers(1, 100), st.text())
+def test_the_file_of_a_row_is_named_by_the_window_that_beam_puts_it_in(published_us, size_s, num_shards, row_id):
+    windows = Windows(size_s, num_shards)
+    stream = Run("/out", "stream-x", "2026-01-02", "2026-01-02T00:00:00+00:00")
+    [window] = FixedWindows(size_s).assign(WindowFn.AssignContext(Timestamp(micros=published_us)))
+    shard = windows.shard_of(row_id)
+    assert 0 <= shard < num_shards
+    start = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(int(window.start)))
+    day = time.strftime("%Y-%m-%d", time.gmtime(int(window.start)))
+    assert windows.rows_of(stream, published_us, row_id) == f"scan_date={day}/stream-x-{start}-s{shard:02d}-"

@@ -179,3 +179,12 @@ def test_other_shells_have_a_script_too(shell, capsys):
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(verb in script for verb in cli.VERBS) and "skip_unchanged" in script
+
+
+@pytest.mark.parametrize("verb", ["scan", "explain"])
+def test_an_error_is_one_line_without_escapes_and_secrets(verb, tmp_path, capsys):
+    more = ["--output", tmp_path / "out"] if verb == "scan" else []
+    for name in ("https://me:hunter2@x.org/a\x1b[31m\n.jpg?sig=hunter2", "/nothing\x1b]0;here\x07\nmdmf: done"):
+        assert status_of(verb, name, *more) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and told[:-1].isprintable() and "hunter2" not in told

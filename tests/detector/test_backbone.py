@@ -98,7 +98,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(backbone):
     cramped.load_state_dict(backbone.state_dict())
     batch = tiles(7, 64, 96)
     with torch.inference_mode():
-        found = cramped._embed(batch, len(batch), torch.device("cpu"))
+        found = cramped._seen(batch, len(batch), torch.device("cpu"))
     assert cramped.asked == [7, 4, 2, 2, 2, 1]
     torch.testing.assert_close(found, embed(backbone, batch).flatten(0, 2), atol=1e-5, rtol=1e-5)
 
@@ -106,5 +106,5 @@ def test_out_of_memory_halves_the_batch_and_goes_on(backbone):
 def test_a_tile_that_does_not_fit_alone_is_an_error():
     cramped = Cramped(room=0).eval()
     with torch.inference_mode(), pytest.raises(torch.cuda.OutOfMemoryError):
-        cramped._embed(tiles(4, 64, 64), 4, torch.device("cpu"))
+        cramped._seen(tiles(4, 64, 64), 4, torch.device("cpu"))
     assert cramped.asked == [4, 2, 1]

@@ -7,7 +7,6 @@ import torch
 from conftest import BROKEN, encode, photo
 from formats import save
 from PIL import Image
-from scipy.special import erf
 
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, Score, decode
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE, pick_device
@@ -106,11 +105,8 @@ class Float64Detector:
         w = self.weights
         evidence = []
         for view, (start, stop) in enumerate(self.views):
-            first, last = f"first.{view}", f"last.{view}"
             seen = ((embeddings - w["mean"]) / w["scale"])[:, start:stop]
-            hidden = seen @ w[f"{first}.weight"].T + w[f"{first}.bias"]
-            hidden *= (1 + erf(hidden / np.sqrt(2))) / 2  # GELU
-            signatures = hidden @ w[f"{last}.weight"].T + w[f"{last}.bias"]
+            signatures = seen @ w[f"last.{view}.weight"].T + w[f"last.{view}.bias"]
             bank, width = self.banks[view], self.widths[view]
             to_bank = kernel(signatures, bank, width).mean(axis=1)
             evidence.append(mean_to_others(signatures, width) - 2 * to_bank + self.bank_terms[view])

@@ -325,7 +325,7 @@ def test_a_row_tells_the_patches_of_its_backbone(detector_folder):
         ({"name": "dinov2", "options": "x"}, "expected options by name"),
         ({"name": "micro", "options": {"a": 1}}, "micro has no options"),
         ({"name": "dinov2", "options": OPTIONS | {"mlp_ratio": 3}}, r"mlp\.fc1\.bias: expected shape"),
-        ({"name": "dinov2", "options": OPTIONS | {"num_hidden_layers": 3}}, "expected tensors"),
+        ({"name": "dinov2", "options": OPTIONS | {"num_hidden_layers": 3}}, "tensors, found"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_weights_is_refused(detector_folder, tmp_path, backbone, message):

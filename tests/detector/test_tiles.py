@@ -16,8 +16,8 @@ sides = st.integers(64, 30_000)
 geometries = st.sampled_from([MICRO, TileGeometry(14, 224), TileGeometry(14, 518), TileGeometry(9, 135, max_tiles=5)])
 
 
-def test_micro_looks_through_patches_of_32_px_in_16_tiles_of_256_px():
-    assert TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16) == MICRO
+def test_micro_looks_through_patches_of_32_px_in_4_tiles_of_512_px():
+    assert TileGeometry(patch_px=32, max_tile_px=512, max_tiles=4) == MICRO
 
 
 @given(sides, sides, geometries)

@@ -8,10 +8,12 @@ import zlib
 import numpy as np
 import pytest
 from formats import FORMATS, GREY, RGB, encode_gif, error_of, png, save
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mdmf_ops.detector import ErrorCode, ImageError, decode, truncation
-from mdmf_ops.detector.truncation import is_cut
+from mdmf_ops.detector.truncation import is_cut, lacks_pixels
 
 CUTS = 60
 """Random cut points of a file, besides the first and the last bytes."""
@@ -265,3 +267,26 @@ def test_boxes_of_64_bits_and_to_the_end_of_the_file_are_followed():
     assert is_cut(head + large + bytes(99))
     assert is_cut(head), "the pixels are not there at all"
     assert not is_cut(head + struct.pack(">I4s", 0, b"mdat") + bytes(50))
+
+
+_HEADS = [b"\xff\xd8", b"\x89PNG", b"GIF89a", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0\x14ftyp", b"\0\0\0\x01ftyp", b""]
+
+
+@given(st.sampled_from(_HEADS), st.binary(max_size=200))
+def test_any_bytes_are_cut_or_not_and_no_exception(head, rest):
+    assert is_cut(head + rest) in (True, False)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 40), st.sampled_from([0, 2, 4, 6]))
+def test_a_png_lacks_rows_exactly_where_fewer_bytes_come_than_its_rows_have(width, height, missing, colour):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    raw = (b"\0" + bytes(width * channels)) * height
+    data = zlib.compress(raw[: max(0, len(raw) - missing)])
+    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
+    )
+    black = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    black.format = "PNG"
+    assert lacks_pixels(black, content) == (missing > 0)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mdmf_ops.training.fisher import discriminant, fisher_signature
+from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.mmd import patch_evidence
+from mdmf_ops.training.fisher import discriminant, fisher_signature, least_generated
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_it_is_fishers_discriminant_up_to_the_shrinkage(labelled):
     real = scaled[~generated].mean(0)
     offsets = [scaled[sources == kind].mean(0) - real for kind in ("web", "phone")]
     between = sum(np.outer(offset, offset) / 2 for offset in offsets)
-    expected = np.linalg.inv(within + 0.5 * between + 0.3 * np.eye(4)) @ (scaled[generated].mean(0) - real) / spread
+    expected = np.linalg.inv(within + 0.5 * between + np.eye(4)) @ (scaled[generated].mean(0) - real) / spread
     np.testing.assert_allclose(discriminant(*labelled, between_sources=0.5), expected, rtol=1e-4)
 
 
@@ -55,4 +57,22 @@ def test_real_patches_lie_around_zero_with_a_deviation_of_one(labelled):
             patches[:, start:stop].astype(np.float64) - patches[:, start:stop].mean(0, dtype=np.float64)
         ) @ direction
         score = torch.from_numpy(score / score.std())
-        torch.testing.assert_close(values, torch.nn.functional.gelu(score), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(values, score, atol=1e-4, rtol=1e-4)
+
+
+def test_the_bank_is_of_the_real_patches_farthest_from_generated_ones_in_each_view():
+    signatures = torch.from_numpy(np.random.default_rng(3).permuted(np.tile(np.arange(50.0), (2, 1)), axis=1))[
+        ..., None
+    ]
+    bank = least_generated(signatures, 5)
+    assert bank.shape == (2, 5, 1)
+    for view in bank:
+        assert sorted(view.flatten().tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_distance_from_that_bank_grows_all_the_way_towards_generated_images():
+    real = torch.from_numpy(np.random.default_rng(4).normal(0, 1, (1, 2000, 1))).float()
+    bank = Bank.build(least_generated(real, 200), 2.0)
+    images = torch.linspace(-1, 5, 25)[:, None, None].expand(-1, 9, 1)  # (25, 9, 1)
+    scores = patch_evidence(images, bank.signatures[0], bank.term[0], 2.0).mean(-1)
+    assert (scores.diff() > 0).all()

@@ -4,11 +4,18 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import encode, photo
+from PIL import Image
 
 from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
+from mdmf_ops.training.curves import POINTS
+from mdmf_ops.training.evaluate import Results
+from mdmf_ops.training.localise import CONTROL
+from mdmf_ops.training.metrics import GeneratorResult, RealSourceResult
+from mdmf_ops.training.report import write_report
 from model_assets import read_assets
 
 CONFIG = {"copies": 1, "steps": 20, "batch_images": 8, "patches_per_image": 4, "bank_size": 64, "hidden_dim": 8}
@@ -31,7 +38,7 @@ def recipe(tmp_path_factory):
         ["evaluate", *shared, "--fake", str(root / "fake/new"), "--assets", str(root / "detector")],
     ]
     commands[0] += ["--output", str(root / "detector")]
-    commands[2] += ["--output", str(root / "report")]
+    commands[2] += ["--output", str(root / "report"), "--curves", "2", "--splices", "2"]
     for command in commands:
         assert main(command) == 0, command
     return root
@@ -74,12 +81,34 @@ def test_the_report_has_a_row_for_each_source(recipe):
     assert read_assets(recipe / "detector").detector_id in report
     with open(recipe / "report/metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {(row["kind"], row["source"]) for row in rows} == {
+    found = {(row["kind"], row["source"]) for row in rows}
+    assert {pair for pair in found if pair[0] in ("generator", "real source", "p-values", "splice")} == {
         ("generator", "new"),
         ("real source", "web"),
         ("real source", "phone"),
+        *(("p-values", name) for name in ("web", "phone", "all")),
+        *(("splice", name) for name in ("new", CONTROL)),
     }
+    levels = {f"{name} {level:g}" for name, levels in POINTS.items() for level in levels}
+    assert {source for kind, source in found if kind == "curve"} == {"none 0", *levels}
     assert all(0 <= float(row["value"]) <= 1 for row in rows)
+
+
+def test_the_report_shows_its_plots(recipe):
+    report = (recipe / "report/report.md").read_text()
+    for name in ("roc", "p_values", "curves"):
+        assert f"![{name}]({name}.png)" in report
+        with Image.open(recipe / f"report/{name}.png") as plot:
+            assert len(np.unique(np.asarray(plot.convert("L")))) > 10
+
+
+def test_without_matplotlib_the_report_says_what_draws(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assets = read_assets(recipe / "detector")
+    results = Results([GeneratorResult("new", 9, 0.5, 0.5, 0.0, 0.1)], [RealSourceResult("web", 9, 0.0, 0.1)], [])
+    report = write_report(tmp_path, assets, results, left_out=False)
+    assert "pip install 'mdmf-ops[evaluate]'" in report
+    assert not list(tmp_path.glob("*.png"))
 
 
 def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe, capsys):
@@ -89,15 +118,26 @@ def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe,
     assert "was trained on old" in capsys.readouterr().err
 
 
-def test_leaving_one_out_trains_without_it_and_the_card_says_so(recipe):
+def test_leaving_out_trains_without_it_and_the_card_says_so(recipe):
     command = ["evaluate", "--leave_one_out", "--card", "--work", str(recipe / "work"), "--real", str(recipe / "real")]
     command += ["--fake", str(recipe / "fake/old"), str(recipe / "fake/new"), "--assets", str(recipe / "detector")]
-    assert main([*command, "--output", str(recipe / "left_out")]) == 0
+    assert main([*command, "--both_out", "--splices", "2", "--output", str(recipe / "left_out")]) == 0
     card = (recipe / "detector/MODEL_CARD.md").read_text()
     assert read_assets(recipe / "detector").detector_id in card
     for source in ("old", "new", "web", "phone"):
         assert f"| {source} |" in card
     assert read_assets(recipe / "detector").detector_id  # the card is no part of what is signed
+    with open(recipe / "left_out/metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "both left out"]
+    found = {(row["source"], row["metric"]) for row in rows}
+    assert found == {(name, f"AUROC against {real}") for name in ("old", "new") for real in ("web", "phone")}
+    assert "| mean |" in (recipe / "left_out/report.md").read_text().split("left out together")[1]
+
+
+def test_what_is_about_left_out_sources_needs_them_left_out(recipe, capsys):
+    command = ["evaluate", "--both_out", "--real", str(recipe / "real"), "--fake", str(recipe / "fake/new")]
+    assert main([*command, "--output", str(recipe / "other")]) == 2
+    assert "--both_out goes with --leave_one_out" in capsys.readouterr().err
 
 
 def test_too_few_real_images_cannot_calibrate(recipe, tmp_path, capsys):
