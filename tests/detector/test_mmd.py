@@ -5,9 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from mdmf_ops.detector import mmd
 from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.mmd import gaussian_kernel, mean_to_others, patch_evidence
+from mdmf_ops.detector.mmd import gaussian_kernel, kernel_mean, mean_to_others, patch_evidence
+
+
+@pytest.fixture(autouse=True, params=[4, 512], ids="blocks of {}".format)
+def block(request, monkeypatch):
+    """Blocks of a few signatures too, so that sets are of several, the last one smaller."""
+    monkeypatch.setattr(mmd, "_BLOCK", request.param)
+    return request.param
 
 
 def loop_evidence(signatures, bank, width):
@@ -61,6 +70,14 @@ def test_mean_of_the_evidence_is_the_unbiased_mmd(sets):
     assert evidence.mean().item() == pytest.approx(expected.item(), abs=1e-12)
 
 
+def test_weights_of_a_bank_are_the_times_that_its_signatures_count():
+    rng = np.random.default_rng(2)
+    signatures, bank = torch.from_numpy(rng.normal(0, 1, (9, 3))), torch.from_numpy(rng.normal(0, 1, (6, 3)))
+    times = torch.tensor([1, 3, 1, 2, 1, 1])
+    repeated = kernel_mean(signatures, bank.repeat_interleave(times, 0), 0.7)
+    torch.testing.assert_close(kernel_mean(signatures, bank, 0.7, times / times.sum().double()), repeated)
+
+
 def test_gradients_are_those_of_the_double_loop():
     rng = np.random.default_rng(3)
     signatures, bank, width = rng.normal(0.4, 1, (4, 2)), rng.normal(0, 1, (6, 2)), 0.8
@@ -78,7 +95,8 @@ def test_gradients_are_those_of_the_double_loop():
     assert w.grad.item() == pytest.approx(slope, abs=1e-8)
 
 
-def test_converges_to_the_closed_form_of_two_gaussians():
+def test_converges_to_the_closed_form_of_two_gaussians(monkeypatch):
+    monkeypatch.setattr(mmd, "_BLOCK", 512)  # of four, it takes long
     # For P = N(mu, s^2 I), Q = N(0, I) in m dimensions and the Gaussian kernel of width l:
     # E k(x, y) = (l^2 / (l^2 + a^2 + b^2))^(m/2) exp(-|mu_x - mu_y|^2 / (2 (l^2 + a^2 + b^2))).
     m, sigma, width, mu = 3, 1.3, 1.5, np.array([0.7, -0.4, 0.2])
@@ -93,6 +111,27 @@ def test_converges_to_the_closed_form_of_two_gaussians():
     bank = Bank.build(torch.from_numpy(rng.normal(0, 1, (6000, m))), width)
     estimate = patch_evidence(signatures, bank.signatures.double(), bank.term.double(), width).mean().item()
     assert estimate == pytest.approx(closed, abs=0.006)
+
+
+class Largest(TorchFunctionMode):
+    """Of all tensors that are made, how many numbers the largest has."""
+
+    numbers = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_memory_does_not_grow_with_the_pairs(block):
+    signatures, bank = torch.randn(2, 30 * block // 4, 1), torch.randn(2, 41 * block // 4, 1)
+    with Largest() as largest:
+        patch_evidence(signatures, bank, 0.5, 1.0)
+        Bank.build(bank, 1.0)
+    # The sets themselves have more numbers than a block of four has kernels.
+    assert largest.numbers == max(2 * block**2, bank.numel())
 
 
 def test_unbiased_on_equal_distributions_and_may_be_negative():
