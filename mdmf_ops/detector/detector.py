@@ -14,7 +14,6 @@ from mdmf_ops.detector.backbone import Backbone, make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.calibration import Calibration
 from mdmf_ops.detector.decode import Limits
-from mdmf_ops.detector.mmd import patch_evidence
 from mdmf_ops.detector.precision import PRECISIONS, keeps_scores
 from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Scorer, Terms
 from mdmf_ops.detector.signature import Signature
@@ -69,7 +68,7 @@ class Detector(Scorer):
         )
         self.backbone = backbone.to(self.device).eval()
         self.signature = signature.to(self.device).eval()
-        self.bank = Bank(bank.signatures.to(self.device), bank.term.to(self.device))
+        self.bank = bank.to(self.device)
         self._turn = contextlib.nullcontext() if on_cpu else _DEVICE_TURN
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
@@ -139,8 +138,7 @@ class Detector(Scorer):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
                 embeddings = self.backbone.embed(tiles)
             signatures = self.signature(embeddings.float())  # (E, K, m)
-            values = patch_evidence(signatures, self.bank.signatures, self.bank.term, self.signature.width)  # (E, K)
-            values = values.mean(0)
+            values = self.bank.evidence(signatures, self.signature.width).mean(0)  # (K,)
         # Work is queued, not done: the next image is queued behind it while this one is waited for.
         return values.cpu().numpy()
 
@@ -191,11 +189,13 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
 def load_bank(assets: model_assets.Assets) -> Bank:
     """The bank of checked assets."""
     try:
+        description = dict(assets.manifest["bank"])
         with torch.device("meta"):
-            template = Bank.template(**assets.manifest["bank"])
+            template = Bank.template(**description)
     except _UNFIT as error:
         raise _unfit(assets, "bank", error) from error
-    return Bank(**assets.tensors(BANK_FILE, template))
+    origin = {name: description[name] for name in ("compressed_from", "error_bound") if name in description}
+    return Bank(**assets.tensors(BANK_FILE, template), **origin)
 
 
 def _unfit(assets: model_assets.Assets, part: str, error: Exception) -> model_assets.AssetError:

@@ -136,7 +136,7 @@ def fit(
         signatures = signature(bank_patches)
         if config.method == "fisher":
             signatures = least_generated(signatures, config.bank_size)
-        return signature, Bank.build(signatures, signature.width)
+        return signature, Bank.build(signatures, signature.width).compressed(signature.width)
 
 
 def _draw(features: Features, indices: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:

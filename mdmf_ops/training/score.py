@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.mmd import patch_evidence
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.features import Features
 
@@ -15,7 +14,7 @@ from mdmf_ops.training.features import Features
 def evidence_of(patches: np.ndarray, signature: Signature, bank: Bank) -> np.ndarray:
     """(K, d) embeddings of one image -> (K,) float32: evidence of each patch, as the detector computes it."""
     signatures = signature(torch.from_numpy(patches).float())
-    return patch_evidence(signatures, bank.signatures, bank.term, signature.width).mean(0).numpy()
+    return bank.evidence(signatures, signature.width).mean(0).numpy()
 
 
 def score_features(features: Features, indices: Sequence[int], signature: Signature, bank: Bank) -> np.ndarray:

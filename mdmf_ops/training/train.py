@@ -47,7 +47,6 @@ def save_detector(
     save_tensors(folder / BACKBONE_FILE, stored)
     save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
     save_tensors(folder / BANK_FILE, bank.tensors())
-    views, size, signature_dim = bank.signatures.shape
     return model_assets.write_assets(
         folder,
         description["name"],
@@ -58,10 +57,10 @@ def save_detector(
             "signature": {
                 "embedding_dim": signature.mean.numel(),
                 "hidden_dim": signature.hidden_dim,
-                "signature_dim": signature_dim,
+                "signature_dim": bank.signatures.shape[-1],
                 "views": signature.views,
             },
-            "bank": {"views": views, "size": size, "signature_dim": signature_dim},
+            "bank": bank.description(),
             "training": training,
         },
     )

@@ -94,9 +94,14 @@ class Float64Detector:
         self.backbone = detector.backbone
         self.weights = {k: v.astype(float) for k, v in safetensors.numpy.load_file(folder / SIGNATURE_FILE).items()}
         self.views = detector.assets.manifest["signature"]["views"]
-        self.banks = safetensors.numpy.load_file(folder / BANK_FILE)["signatures"].astype(float)
+        bank = {k: v.astype(float) for k, v in safetensors.numpy.load_file(folder / BANK_FILE).items()}
+        self.banks = bank["signatures"]
         self.widths = np.exp(self.weights["log_width"])
-        self.bank_terms = [mean_to_others(*of).mean() for of in zip(self.banks, self.widths, strict=True)]
+        # A compressed bank has weights, and the term of the bank that it stands for.
+        compressed = "weights" in bank
+        self.bank_weights = bank.get("weights", np.full(self.banks.shape[:2], 1 / self.banks.shape[1]))
+        whole = [mean_to_others(*of).mean() for of in zip(self.banks, self.widths, strict=True)]
+        self.bank_terms = bank["term"][:, 0] if compressed else whole
 
     def evidence(self, image):
         tiles = cut_tiles(image, plan_tiles(image.height, image.width, self.backbone.geometry))
@@ -108,7 +113,7 @@ class Float64Detector:
             seen = ((embeddings - w["mean"]) / w["scale"])[:, start:stop]
             signatures = seen @ w[f"last.{view}.weight"].T + w[f"last.{view}.bias"]
             bank, width = self.banks[view], self.widths[view]
-            to_bank = kernel(signatures, bank, width).mean(axis=1)
+            to_bank = kernel(signatures, bank, width) @ self.bank_weights[view]
             evidence.append(mean_to_others(signatures, width) - 2 * to_bank + self.bank_terms[view])
         return np.mean(evidence, axis=0)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdmf_ops.detector.mmd import mean_to_others
+from mdmf_ops.detector.bank import LARGEST_ERROR
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
 from mdmf_ops.training.fit import TrainingConfig, fit, source_weights
@@ -48,11 +48,13 @@ def test_generated_images_score_higher_than_real_ones_that_were_not_trained_on(f
     assert (scores[1::2][:, None] > scores[::2]).mean() > 0.8
 
 
-def test_the_banks_term_is_its_own(features, images):
-    signature, bank = fit(features, images, np.arange(40), CONFIG)
-    assert bank.signatures.shape == (1, 64, CONFIG.signature_dim)
-    expected = mean_to_others(bank.signatures[0].double(), signature.width.item()).mean()
-    assert bank.term.item() == pytest.approx(expected.item(), abs=1e-6)
+@pytest.mark.parametrize("config", [CONFIG, FISHER], ids=lambda config: config.method)
+def test_the_bank_stands_for_as_many_patches_as_were_asked_for(features, images, config):
+    _, bank = fit(features, images, np.arange(40), config)
+    views, size, dim = bank.signatures.shape
+    assert (views, dim) == (1, 1 if config.method == "fisher" else CONFIG.signature_dim)
+    assert bank.compressed_from == 64 > size if config.method == "fisher" else size in (64, 32, 16)
+    assert bank.error_bound <= LARGEST_ERROR
 
 
 def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, images, tmp_path):
