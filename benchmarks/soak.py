@@ -203,14 +203,14 @@ def soak_batch(folder: Path, images: int) -> tuple[dict[str, Trend], list[str]]:
     with StreamProcess(folder / "log-batch", *command, "--workers", str(usable_cores()), program=program) as scan:
         watch = Watch(scan.process.pid)
         code = scan.process.wait()
-    wrong = [f"batch: the scan ended with {code}: {scan.log.read_text()[-500:]}"] if code else []
-    trends = watch.stop()
-    if not code:
-        check_dataset(output)
-        rows = Counter(row["image_uri"] for row in read_rows(output))
-        if sorted(rows) != sorted(str(path) for path in source.rglob("*.png")) or rows.total() != images:
-            wrong.append(f"batch: {images} images, {rows.total()} rows")
-        print(f"batch: {images} images in {time.monotonic() - began_s:.0f} s, {rows.total()} rows", flush=True)
+    if code:
+        return {}, [f"batch: the scan ended with {code}: {scan.log.read_text()[-500:]}"]
+    trends, wrong = watch.stop(), []
+    check_dataset(output)
+    rows = Counter(row["image_uri"] for row in read_rows(output))
+    if sorted(rows) != sorted(str(path) for path in source.rglob("*.png")) or rows.total() != images:
+        wrong.append(f"batch: {images} images, {rows.total()} rows")
+    print(f"batch: {images} images in {time.monotonic() - began_s:.0f} s, {rows.total()} rows", flush=True)
     return trends, wrong
 
 
@@ -238,7 +238,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mdmf-soak-") as folder:
         if arguments.minutes:
             trends, found = soak_stream(Path(folder), arguments.minutes, arguments.rate)
-            table += report(f"stream, {arguments.minutes:g} min at {arguments.rate:g}/s", trends)
+            table += (part := report(f"stream, {arguments.minutes:g} min at {arguments.rate:g}/s", trends))
+            print(part, flush=True)  # at once: the batch may yet fail
             wrong += found + [f"stream: {line}" for line in broken_bounds(trends, arguments.max_mb_per_hour)]
         if arguments.images:
             trends, found = soak_batch(Path(folder), arguments.images)
