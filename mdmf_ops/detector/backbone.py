@@ -1,6 +1,6 @@
 """Patch extractors: tiles of pixels to one embedding for each patch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mdmf_ops.detector.frequencies import FREQUENCY_DIM, log_energies
 from mdmf_ops.detector.memory import tiles_at_once
-from mdmf_ops.detector.residuals import RESIDUAL_DIM, residual_statistics
 from mdmf_ops.detector.tiles import TileGeometry
 
 
@@ -80,12 +80,13 @@ class Backbone(nn.Module):
 
 
 class MicroBackbone(Backbone):
-    """The sixteen blocks of EfficientNet-Lite0 at three depths and high-pass residuals: statistics of each patch.
+    """The sixteen blocks of EfficientNet-Lite0 at three depths, and frequencies: statistics of each patch.
 
     Features of an ImageNet network travel well to unseen generators: fine texture at one depth, what things look like
-    at the others. Residuals keep what a decoder leaves (`residual_statistics`). How all of these vary over the image
-    says more than any one patch: their means and deviations over the image follow. A signature sees each patch twice:
-    alone, which makes the map, and as its image.
+    at the others. They hardly lose by half the resolution, which is a quarter of the work; what a decoder leaves
+    between neighbouring pixels is in the frequencies of the whole one (`log_energies`). How all of these vary over the
+    image says more than any one patch: their means and deviations over the image follow. A signature sees each patch
+    three times: its traces and fine texture alone, which are its own, all that is seen of it, and as its image.
 
     Weights come frozen from EfficientNet-Lite0 (Apache-2.0, see NOTICE) with batch normalisation folded into the
     convolutions, rounded to float16 in their file.
@@ -111,13 +112,13 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 320, True),
     )
 
-    # Of activations at the widest place, the second block's 96 channels at half the side, padded and not.
-    _BYTES_PER_PX = 256
+    # At the widest place, which is the frequencies' blocks and what becomes of them.
+    _BYTES_PER_PX = 80
     geometry = TileGeometry(patch_px=32, max_tile_px=512, max_tiles=4)
     stored_dtype = torch.float16
-    PATCH_DIM = RESIDUAL_DIM + 2 * 40 + 192 + 320
+    PATCH_DIM = FREQUENCY_DIM + 2 * 40 + 192 + 320
     embedding_dim = 3 * PATCH_DIM
-    views = ((0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
+    views = ((0, FREQUENCY_DIM + 2 * 40), (0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
 
     def __init__(self):
         super().__init__()
@@ -134,15 +135,15 @@ class MicroBackbone(Backbone):
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, PATCH_DIM) float32."""
         tiles = tiles.float()
-        statistics = [residual_statistics(tiles, self.geometry.patch_px)]
-        x = (tiles - 127) / 128  # as EfficientNet-Lite was trained
+        statistics = [log_energies(tiles, self.geometry.patch_px)]
+        x = (F.avg_pool2d(tiles, _SHRINK) - 127) / 128  # as EfficientNet-Lite was trained
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
-        stride = 2
+        stride = 2 * _SHRINK
         for block, (_, _, block_stride, _, read) in zip(self.blocks, self.BLOCKS, strict=True):
             x = block(x)
             stride *= block_stride
             if read:
-                statistics += _patch_statistics(x, self.geometry.patch_px // stride)
+                statistics += _patch_statistics(x, stride, self.geometry.patch_px, statistics[0].shape[2:])
         return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
 
     def in_context(self, patches: Tensor) -> Tensor:
@@ -151,18 +152,26 @@ class MicroBackbone(Backbone):
         return torch.cat([patches, mean.expand_as(patches), deviation.expand_as(patches)], dim=1)
 
 
-def _patch_statistics(x: Tensor, cells: int) -> list[Tensor]:
-    """Mean, and where a patch has several cells standard deviation, of each channel over squares of cells.
+_SHRINK = 2
+"""The network sees tiles at half their resolution."""
+
+
+def _patch_statistics(x: Tensor, cell_px: int, patch_px: int, grid: Sequence[int]) -> list[Tensor]:
+    """Of each patch, each channel's mean over its cells, and their standard deviation; or its one cell.
 
     Args:
         x: (T, C, h, w).
-        cells: n, side of a square.
+        cell_px: how many pixels of the tile a cell spans.
+        grid: rows and columns of patches in a tile.
 
     Returns:
-        One or two of (T, C, h/n, w/n).
+        One or two of (T, C, rows, columns).
     """
-    if cells == 1:
-        return [x]
+    if cell_px >= patch_px:
+        patches = cell_px // patch_px
+        # A cell at the lower or right edge may reach beyond the tile.
+        return [x.repeat_interleave(patches, 2).repeat_interleave(patches, 3)[:, :, : grid[0], : grid[1]]]
+    cells = patch_px // cell_px
     mean = F.avg_pool2d(x, cells)
     variance = F.avg_pool2d(x.square(), cells) - mean.square()
     # Rounding may leave the variance of a flat patch below zero.
@@ -175,11 +184,12 @@ class _SameConv(nn.Module):
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels, kernel, stride, groups=groups)
-        padding = kernel - stride  # sides are multiples of the stride
-        self.padding = (padding // 2, padding - padding // 2) * 2
+        self.overlap = kernel - stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.padding))
+        stride = self.conv.stride[0]
+        bottom, right = (self.overlap + -side % stride for side in x.shape[2:])
+        return self.conv(F.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)))
 
 
 class _InvertedResidual(nn.Module):

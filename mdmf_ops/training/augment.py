@@ -25,10 +25,7 @@ _FILTERS = (
 
 
 def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """One of two chains: that of the measurements, or a wide one: crop, encode, resize, blur, noise, encode, mirror.
-
-    The scale does not depend on the image's size: collections differ in size, and a scale that followed it would tell
-    the class by its traces of resampling.
+    """One of three chains, each as likely: that of the measurements, a wide one, and one that softens.
 
     Args:
         image: RGB.
@@ -37,8 +34,16 @@ def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     Returns:
         RGB, square, 96 to 512 px a side.
     """
-    if rng.random() < 0.5:
-        return evaluation_chain(image, rng)
+    chain = (evaluation_chain, _wide_chain, _softening_chain)[rng.integers(3)]
+    return chain(image, rng)
+
+
+def _wide_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Crop, encode, resize, blur, noise, encode, mirror.
+
+    The scale does not depend on the image's size: collections differ in size, and a scale that followed it would tell
+    the class by its traces of resampling.
+    """
     mild = rng.random() < 0.25  # an original, nearly: its traces are the clearest
     scale = 1.0 if mild else _log_uniform(0.5, 1.4, rng)
     image = random_crop(image, round(_log_uniform(*_TRAINING_PX, rng) / scale), rng)
@@ -53,6 +58,21 @@ def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
             image = Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
     image = _recode_at_random(image, rng, lowest_quality=85 if mild else 40)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+
+
+def _softening_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Blurs or enlarges: a photograph that lacks its finest detail is no less real, nor is a generated one more so."""
+    image = random_crop(shrink(image), EVALUATION_PX, rng)
+    if rng.random() < 0.5:
+        image = recode(image, "JPEG", 75)
+    if rng.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(_log_uniform(0.5, 4.0, rng)))
+        if rng.random() < 0.5:
+            image = resize(image, rng.uniform(0.55, 1.0), rng)
+    else:
+        scale = rng.uniform(1.2, 2.5)
+        image = resize(random_crop(image, int(EVALUATION_PX / scale), rng), scale, rng)
+    return _recode_at_random(image, rng, lowest_quality=60)
 
 
 def evaluation_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -37,7 +37,7 @@ class TrainingConfig:
     """
 
     method: str = "fisher"
-    copies: int = 2
+    copies: int = 3
     bank_size: int = 2048
     kernel_width: float = 2.0
     between_sources: float = 0.01

@@ -2,11 +2,10 @@
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from mdmf_ops.detector.backbone import MicroBackbone
-from mdmf_ops.detector.residuals import RESIDUAL_DIM
+from mdmf_ops.detector.frequencies import FREQUENCY_DIM
 from mdmf_ops.training.lite0 import convert
 
 
@@ -42,8 +41,8 @@ def reference(state, tiles):
     def layer(x, convolution, norm, stride=1, groups=1, activation=True):
         weight = state[f"{convolution}.weight"]
         size = weight.shape[-1]
-        total = max((-(-x.shape[-1] // stride) - 1) * stride + size - x.shape[-1], 0)
-        x = F.pad(x, (total // 2, total - total // 2) * 2)
+        height, width = (max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[2:])
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         x = F.conv2d(x, weight, stride=stride, groups=groups)
         x = F.batch_norm(
             x,
@@ -52,7 +51,8 @@ def reference(state, tiles):
         )
         return F.relu6(x) if activation else x
 
-    x = layer((tiles.float() - 127) / 128, "_conv_stem", "_bn0", stride=2)
+    halves = tiles.unfold(2, 2, 2).unfold(3, 2, 2).double().mean((-1, -2)).float()
+    x = layer((halves - 127) / 128, "_conv_stem", "_bn0", stride=2)
     read = []
     for i, (expansion, _kernel, stride, out_channels, is_read) in enumerate(MicroBackbone.BLOCKS):
         before = x
@@ -74,24 +74,14 @@ def test_folding_changes_nothing():
     tiles = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours = backbone(tiles)
-        means = [F.avg_pool2d(x, 32 * x.shape[-1] // 96).permute(0, 2, 3, 1) for x in reference(state, tiles)]
-        deviations = [
-            nn.functional.unfold(x, 32 * x.shape[-1] // 96, stride=32 * x.shape[-1] // 96)
-            .view(2, x.shape[1], -1, 2 * 3)
-            .std(2, correction=0)
-            .view(2, x.shape[1], 2, 3)
-            .permute(0, 2, 3, 1)
-            for x in reference(state, tiles)
-        ]
-    start = RESIDUAL_DIM
-    for mean, deviation in zip(means, deviations, strict=True):
-        channels = mean.shape[-1]
-        torch.testing.assert_close(ours[..., start : start + channels], mean, atol=1e-3, rtol=1e-3)
-        start += channels
-        if deviation.max() > 0:  # a depth of one cell a patch has none
-            torch.testing.assert_close(ours[..., start : start + channels], deviation, atol=2e-2, rtol=1e-2)
-            start += channels
-    assert start == MicroBackbone.PATCH_DIM
+        fine, *deep = reference(state, tiles)
+    # A patch of 32 px has 2 x 2 cells of the first depth; a cell of the others spans 2 x 2 patches.
+    cells = fine.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)  # (2, 40, 2, 3, 4)
+    expected = [cells.mean(-1), cells.std(-1, correction=0)]
+    rows, columns = np.indices((2, 3)) // 2
+    expected += [x[:, :, rows, columns] for x in deep]
+    for ours_at, theirs in zip(ours[..., FREQUENCY_DIM:].split([40, 40, 192, 320], dim=-1), expected, strict=True):
+        torch.testing.assert_close(ours_at, theirs.permute(0, 2, 3, 1), atol=1e-2, rtol=1e-2)
 
 
 def test_statistics_over_the_image_follow_each_patch():
