@@ -176,6 +176,14 @@ def test_a_named_object_that_is_not_there_is_a_failed_image(bucket):
     assert fetch_image(ref, Limits()).error.code is ErrorCode.NOT_FOUND
 
 
+def test_a_file_of_several_pieces_is_uploaded_whole(bucket, monkeypatch, tmp_path):
+    content = bytes(range(256)) * (9 << 12) + b"end"  # over 8 MiB, from which on the client uploads in pieces
+    monkeypatch.setattr(gcs, "_CHUNK_BYTES", 4 << 20)
+    (tmp_path / "file").write_bytes(content)
+    gcs.upload(tmp_path / "file", bucket.uri("in/pieces"))
+    assert bucket.get("in/pieces") == content
+
+
 def test_a_bucket_that_is_not_there_fails_the_listing(proxy):
     with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
         list(list_images("gs://no-such-bucket-here/"))
