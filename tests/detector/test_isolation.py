@@ -24,7 +24,7 @@ from mdmf_ops.detector.tiles import TileGeometry, tile_image
 from mdmf_ops.schema import to_table
 
 GEOMETRY = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
-LIMITS = Limits(max_decode_s=5)
+LIMITS = Limits(max_decode_s=3)
 
 # Python imports a module of this name as it starts. In the decoder's process alone, pixels of a BMP do what the name
 # of its last bytes says.
@@ -110,8 +110,8 @@ def test_isolated_errors_are_those_of_this_process(name):
 @pytest.mark.parametrize(
     ("what", "code", "message"),
     [
-        ("hang", ErrorCode.TIMEOUT, "more than 5 s"),
-        ("spin", ErrorCode.TIMEOUT, "more than 5 s"),
+        ("hang", ErrorCode.TIMEOUT, "more than 3 s"),
+        ("spin", ErrorCode.TIMEOUT, "more than 3 s"),
         ("segfault", ErrorCode.DECODER_CRASHED, "SIGSEGV"),
         ("abort", ErrorCode.DECODER_CRASHED, "SIGABRT"),
         ("exit", ErrorCode.DECODER_CRASHED, "exit status 3"),
