@@ -51,7 +51,7 @@ OF_CUDA  = torch triton $(shell grep -oE '^(nvidia|cuda)-[a-z0-9-]+' constraints
 lock:
 	$(BIN)/pip install --quiet uv
 	$(COMPILE) --all-extras --universal --python-version 3.10 --output-file constraints.txt
-	$(COMPILE) --all-extras $(HASHED) $(OF_CUDA:%=--no-emit-package %) --output-file locked/ci.txt
+	$(COMPILE) --extra test $(HASHED) $(OF_CUDA:%=--no-emit-package %) --output-file locked/ci.txt
 	$(COMPILE) --extra gcp $(HASHED) $(OF_CUDA:%=--no-emit-package %) --output-file locked/cpu.txt
 	$(COMPILE) --extra gcp --extra dinov2 $(HASHED) --output-file locked/gpu.txt
 
@@ -65,7 +65,7 @@ soak: $(VENV)/installed
 # A scan beside what one would pick instead: hours. ARGS=--quick is a glance; ARGS='--images DIR' makes the sets of other
 # photographs than the samples. Ray is installed here, since it is for this alone.
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt 'ray[data]>=2.40'
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 # The Flex Templates as Dataflow would get them; docs/dataflow.md says how they are published.

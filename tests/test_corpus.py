@@ -26,8 +26,8 @@ MAX_BYTES = 600_000_000
 
 def test_the_corpus_is_small_and_its_names_and_codes_are_in_order():
     made = list(cases())
-    assert len(made) == len(CORPUS) > 250
-    assert sum(len(content) for _, content, _ in made) < 1_000_000
+    assert len(made) == len(CORPUS) > 400
+    assert sum(len(content) for _, content, _ in made) < 2_000_000
     codes = {code.value for code in ErrorCode}
     assert {expected for _, _, expected in made} <= codes | {SCORED}
     again = {name for name, content, _ in cases() if content != CORPUS[name][0]}
@@ -72,7 +72,7 @@ found, slowest_s = {}, 0
 for name, content, _ in cases():
     started_s = time.process_time()
     try:
-        decode(content)
+        decode(content).crop((0, 0, 64, 64))
         found[name] = "scored"
     except ImageError as error:
         found[name] = error.code.value

@@ -5,6 +5,11 @@ Every request is retried with growing pauses where the error is transient, for a
 
 import base64
 import os
+import socket
+import threading
+import time
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -26,7 +31,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
-from requests import RequestException
+from requests import RequestException, Response
 
 from mdmf_ops.beam.image import ImageRef, to_ns
 from mdmf_ops.detector import ErrorCode, ImageError, Limits
@@ -36,6 +41,10 @@ RETRY = DEFAULT_RETRY.with_timeout(RETRY_S)
 
 TIMEOUT_S = (10.0, 20.0)
 """Of reading an image: until there is a connection, and between its bytes. A half-open connection never says more."""
+
+ANSWER_S = RETRY_S
+"""Of any answer, from its head to its last byte. One that trickles would go on for days; it is cut, and asked for again
+while there is time."""
 
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, RequestException)
 """What a request may raise once its retries are used up."""
@@ -55,7 +64,30 @@ def client() -> storage.Client:
 
     Without the exception Beam would look for credentials for 25 s before it does the same.
     """
-    return create_storage_client(PipelineOptions([]), use_credentials="STORAGE_EMULATOR_HOST" not in os.environ)
+    made = create_storage_client(PipelineOptions([]), use_credentials="STORAGE_EMULATOR_HOST" not in os.environ)
+    _bound_answers(made)
+    return made
+
+
+def _bound_answers(made: storage.Client) -> None:
+    """Has a thread cut the connections of answers that take longer than `ANSWER_S`."""
+    answers: deque[tuple[float, weakref.ref]] = deque()  # when they began, oldest first
+
+    def begins(response: Response, **_settings) -> None:
+        answers.append((time.monotonic(), weakref.ref(response.raw)))
+
+    def cut() -> None:
+        while True:
+            time.sleep(min(ANSWER_S / 4, 1.0))
+            while answers and time.monotonic() - answers[0][0] > ANSWER_S:
+                answer = answers.popleft()[1]()
+                connection = answer and answer.connection  # None once it is read
+                if connection and connection.sock:
+                    with suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
+    made._http.hooks["response"].append(begins)
+    threading.Thread(target=cut, name="mdmf-slow-answers", daemon=True).start()
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -194,7 +226,9 @@ def upload(source: Path, uri: str) -> None:
     """Writes a whole local file as one object: readers see all of it or what was there before."""
     bucket, name = split(uri)
     with _plain_errors(uri):
-        client().bucket(bucket).blob(name).upload_from_filename(source, checksum="crc32c", retry=RETRY)
+        # In pieces: each has a minute, which a slow link needs for some megabytes.
+        blob = client().bucket(bucket).blob(name, chunk_size=_CHUNK_BYTES)
+        blob.upload_from_filename(source, checksum="crc32c", retry=RETRY)
 
 
 def delete(uri: str) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -47,6 +48,10 @@ from model_assets import AssetError
 from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
 
 TAKES_BEAM_FLAGS = True
+
+_MOST_THREADS = 4
+"""Workers that are threads of this process: Beam and torch are imported and the detector is loaded once, not once for
+each. Python lets one of them run at a time, which a tenth of an image's time needs: more workers are processes."""
 
 _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
@@ -100,12 +105,22 @@ def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
         defaults = {
             "runner": "FnApiRunner",
             "direct_num_workers": workers,
-            "direct_running_mode": "multi_processing" if workers > 1 else "in_memory",
+            "direct_running_mode": _running_mode(workers, arguments.device),
         }
-    ours = {key: value for key, value in vars(arguments).items() if key in RescanOptions([]).get_all_options()}
+    known = RescanOptions([]).get_all_options()
+    ours = {key: value for key, value in vars(arguments).items() if key in known}
     options = RescanOptions(rest, **defaults, **ours)
     options.input = arguments.inputs
     return options
+
+
+def _running_mode(workers: int, device: str) -> str:
+    """How Beam's local runner runs so many workers."""
+    if workers == 1:
+        return "in_memory"
+    # Of a GPU's network only two images of each process are on their way at once.
+    on_cpu = device == "cpu" or (device == "auto" and pick_device(device).type == "cpu")
+    return "multi_threading" if on_cpu and workers <= _MOST_THREADS else "multi_processing"
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -139,6 +154,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _load(arguments: argparse.Namespace) -> Detector:
     """Tries what the workers will do, but on the CPU: the memory of a GPU is theirs."""
     pick_device(arguments.device)
+    torch.set_num_threads(1)  # as in each worker
     with local_copy(arguments.assets) as folder:
         return Detector.load(folder, alpha=arguments.alpha, device="cpu")
 

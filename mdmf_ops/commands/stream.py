@@ -28,6 +28,7 @@ from typing import Any
 
 from apache_beam.runners.runner import PipelineResult
 from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 
@@ -43,6 +44,9 @@ from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signa
 TAKES_BEAM_FLAGS = True
 
 _STATUS_S = 10.0
+_CHECK_S = 30.0
+"""Of a question to Pub/Sub before the stream starts: for so long it is asked again, and each answer waited for."""
+
 _SHOWN = (
     *("messages_received", "messages_duplicate", "messages_skipped", "rows_written", "verdict_likely_ai"),
     *("publish_to_row_ms", "publish_to_file_ms"),
@@ -108,13 +112,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _check_pubsub(arguments: argparse.Namespace) -> None:
     name = arguments.subscription or arguments.topic
+    patience = {"timeout": _CHECK_S, "retry": Retry(timeout=_CHECK_S)}
     try:
         if arguments.subscription:
             with pubsub_v1.SubscriberClient() as subscriber:
-                subscriber.get_subscription(subscription=name, timeout=30)
+                subscriber.get_subscription(subscription=name, **patience)
         publisher = pubsub_v1.PublisherClient()
         for name in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
-            publisher.get_topic(topic=name, timeout=30)
+            publisher.get_topic(topic=name, **patience)
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         raise UsageError(f"Pub/Sub: {name}: {str(error).splitlines()[0]}") from error
 

@@ -67,6 +67,9 @@ _SWAPPED, _MIRRORED, _UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6, 7)
 
 _ORIENTATION_TAG = 0x0112
 
+_MAX_RUN_LENGTH_PIXELS = 10_000_000
+"""Of a run-length coded BMP, which Pillow decodes in Python, pixel by pixel."""
+
 # In messages of decoders about files that are whole: of odd TIFFs, and of JPEGs that libjpeg does not decode.
 _UNREAD_PIXELS = ("unknown pixel mode", "-bit layers", "unsupported jpeg", "unsupported marker")
 
@@ -214,6 +217,8 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
                 raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, f"pixels of Pillow's mode {image.mode} are not read")
             if lacks_end(image, content):
                 raise ImageError(ErrorCode.TRUNCATED, f"the {image.format} ends before its image does")
+            if image.format == "BMP":
+                _check_run_lengths(image, content)
             quality = None
             if image.format == "JPEG":
                 quality = estimate_jpeg_quality(image.quantization)
@@ -271,6 +276,19 @@ def _code(error: Exception, content: bytes) -> ErrorCode:
     if any(words in message for words in _UNREAD_PIXELS):
         return ErrorCode.UNSUPPORTED_PIXELS
     return ErrorCode.TRUNCATED if "truncated" in message or is_cut(content) else ErrorCode.CORRUPT
+
+
+def _check_run_lengths(image: BmpImageFile, content: bytes) -> None:
+    """Raises ImageError for a run-length coded BMP that would be minutes' work."""
+    if image.tile and image.tile[0].codec_name == "bmp_rle":
+        pixels = image.width * image.height
+        if pixels > _MAX_RUN_LENGTH_PIXELS:
+            raise ImageError(
+                ErrorCode.TOO_MANY_PIXELS, f"of a run-length coded BMP at most {_MAX_RUN_LENGTH_PIXELS:,} are decoded"
+            )
+        # Two bytes for each pixel, as many for the end of each row, and the head with its colours.
+        if len(content) > 2 * (pixels + image.height) + 4096:
+            raise ImageError(ErrorCode.CORRUPT, "a BMP of more run lengths than pixels")
 
 
 def _rgb_within(stored: Image.Image | np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

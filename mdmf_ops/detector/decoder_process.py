@@ -7,12 +7,12 @@ decoder speaks with the parent from here on.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
 import signal
 import struct
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +26,9 @@ MAX_JSON_BYTES = 1 << 16
 
 _STATM = Path("/proc/self/statm")
 
+_KEPT_BYTES = 32 << 20
+"""A process that holds more than this of what images took gives it back to the system."""
+
 
 def main() -> None:
     """Serves requests from standard input until it ends."""
@@ -34,20 +37,23 @@ def main() -> None:
     # From here on whatever a C library prints about a hostile file goes nowhere.
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    idle_bytes = _data_bytes()
     while head := requests.read(HEAD.size):
         text_bytes, content_bytes = HEAD.unpack(head)
         request = json.loads(requests.read(text_bytes))
         content = requests.read(content_bytes)
         limits, geometry = Limits(**request["limits"]), TileGeometry(**request["geometry"])
         try:
-            with _bounded(limits, content_bytes):
-                tiled = tile_image(decode(content, limits), geometry)
+            tiled = _decode(content, limits, geometry, idle_bytes)
         except ImageError as error:
             send(replies, {"error": error.code.value, "message": error.message})
         except MemoryError:
             send(replies, {"error": ErrorCode.OUT_OF_MEMORY.value, "message": "not enough memory for the tiles"})
         else:
             send(replies, describe(tiled), tiled.tiles)
+        content = tiled = None
+        if _data_bytes() > idle_bytes + _KEPT_BYTES:
+            _give_back_memory()
 
 
 def describe(tiled: TiledImage) -> dict[str, Any]:
@@ -69,17 +75,28 @@ def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
     stream.flush()
 
 
-@contextlib.contextmanager
-def _bounded(limits: Limits, held_bytes: int) -> Iterator[None]:
-    """Bounds the memory of what runs within, with the encoded image that is held already, and ends this process if its
-    parent is not there to do so in time.
+def _decode(content: bytes, limits: Limits, geometry: TileGeometry, idle_bytes: int) -> TiledImage:
+    """Decodes with memory bounded above what this process held before its first image; ends the process if its parent
+    is not there to do so in time.
     """
-    with contextlib.ExitStack() as undo:
-        signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
-        undo.callback(signal.setitimer, signal.ITIMER_REAL, 0)
-        if _STATM.exists():  # Linux, where the limit counts what is allocated
-            before = resource.getrlimit(resource.RLIMIT_DATA)
-            data_bytes = int(_STATM.read_text().split()[5]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes + limits.max_decode_bytes - held_bytes, before[1]))
-            undo.callback(resource.setrlimit, resource.RLIMIT_DATA, before)
-        yield
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
+    if idle_bytes:  # Linux, where the limit counts what is allocated
+        resource.setrlimit(resource.RLIMIT_DATA, (idle_bytes + limits.max_decode_bytes, before[1]))
+    try:
+        return tile_image(decode(content, limits), geometry)
+    finally:
+        # Two plain calls: where memory is full, there is none to run a context manager.
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _data_bytes() -> int:
+    """What this process has allocated, as RLIMIT_DATA counts it; 0 where Linux does not say."""
+    return int(_STATM.read_text().split()[5]) * resource.getpagesize() if _STATM.exists() else 0
+
+
+def _give_back_memory() -> None:
+    """Free memory amid what is in use stays with a process, and would be added to what the next image takes."""
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -18,7 +18,9 @@ _COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 
 # libjpeg's warnings that say that pixels are wrong; others are of an odd but whole file.
 _TRUNCATED = re.compile("premature end", re.IGNORECASE)
-_DAMAGED = re.compile("bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
+_DAMAGED = re.compile(
+    "bad Huffman code|bad arithmetic code|instead of RST|extraneous bytes before marker 0xd[0-7]", re.IGNORECASE
+)
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)

@@ -13,10 +13,12 @@ EXIF_NAME = b"Exif\0\0"
 
 # Any marker of a JPEG but a stuffed 0xFF and those that stand alone within a scan: RSTn, TEM.
 _JPEG_MARKER = re.compile(rb"\xff(?=[\x02-\xcf\xd8-\xfe])")
+_GIF_BLOCK = re.compile(rb"[!,;]")
 JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1, JPEG_COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 
 # Bytes of a value of each type in a TIFF directory, EXIF's included.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TEXT_OR_BYTES = (1, 2, 6, 7)
 
 
 class Piece(NamedTuple):
@@ -35,6 +37,21 @@ class Piece(NamedTuple):
     def size_bytes(self) -> int:
         """Of its data."""
         return self.end - self.start
+
+
+class Entry(NamedTuple):
+    """One entry of a TIFF directory.
+
+    Attributes:
+        tag: what it is about.
+        start, end: where its values lie, as it says itself: `end` may be beyond the file.
+        numbers: how many values it has that are neither text nor bytes.
+    """
+
+    tag: int
+    start: int
+    end: int
+    numbers: int
 
 
 def jpeg_segments(content: bytes) -> Iterator[Piece]:
@@ -92,20 +109,29 @@ def boxes(content: bytes) -> Iterator[Piece]:
 
 
 def gif_blocks(content: bytes) -> Iterator[Piece]:
-    """Blocks of data of the extensions that come before the first picture of a GIF."""
+    """Extensions that come before the first picture of a GIF, each begun by an empty piece, and their blocks of data.
+
+    Stray bytes between them, which readers skip, are pieces of no kind.
+    """
     if len(content) < 13:
         return
     position = 13 + (3 << (content[10] % 8 + 1) if content[10] & 0x80 else 0)
-    while content[position : position + 1] == b"!":
-        kind, position = content[position + 1 : position + 2], position + 2
+    while found := _GIF_BLOCK.search(content, position):
+        yield Piece(b"", position, found.start())
+        position = found.end()
+        if found[0] != b"!":
+            return
+        kind, position = content[position : position + 1], position + 1
+        yield Piece(kind, position, position)
         while position < len(content) and (size_bytes := content[position]):
             yield Piece(kind, position + 1, position + 1 + size_bytes)
             position += 1 + size_bytes
         position += 1
+    yield Piece(b"", position, len(content))
 
 
-def tiff_entries(content: bytes) -> Iterator[Piece]:
-    """Entries of the first directory of a TIFF or EXIF block, with where their values lie."""
+def tiff_entries(content: bytes) -> Iterator[Entry]:
+    """Entries of the first directory of a TIFF or EXIF block."""
     order = "<" if content.startswith(b"II") else ">"
     # BigTIFF counts and points in 64 bits.
     count_format, entry_format = ("Q", "HHQ8s") if content[2:4] in (b"+\0", b"\0+") else ("H", "HHI4s")
@@ -120,7 +146,7 @@ def tiff_entries(content: bytes) -> Iterator[Piece]:
             start = position + struct.calcsize(order + entry_format) - inline_bytes
             if size_bytes > inline_bytes:
                 [start] = struct.unpack(order + "IQ"[inline_bytes == 8], value)
-            yield Piece(tag, start, start + size_bytes)
+            yield Entry(tag, start, start + size_bytes, 0 if kind in _TEXT_OR_BYTES else values)
             position += struct.calcsize(order + entry_format)
     except struct.error:
         return

@@ -13,7 +13,6 @@ from apache_beam.transforms.window import WindowedValue
 from faults import TcpProxy
 from google.api_core.exceptions import NotFound
 from google.cloud import pubsub_v1
-from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from pubsub import Topic, pubsub_emulator, wait_for
 
 from mdmf_ops.beam import local
@@ -32,7 +31,8 @@ def take(subscription: _Subscription, count: int) -> list:
     return taken
 
 
-def test_only_what_is_dealt_with_is_acknowledged(emulator):
+def test_only_what_is_dealt_with_is_acknowledged(emulator, monkeypatch):
+    monkeypatch.setattr(local, "LEASE_S", 10)  # the service's least
     topic = Topic("local-acknowledged")
     for i in range(100):
         future = topic.publish(b"%d" % i)
@@ -84,17 +84,12 @@ def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, mo
     monkeypatch.setattr(local, "_PULL_S", 0.5)
     monkeypatch.setattr(local, "LEASE_S", 10)
     monkeypatch.setattr(local, "_PAUSE_S", 0.1)
+    monkeypatch.setattr(local, "ALIVE_MS", 2000)
     topic = Topic("local-faults")
     with TcpProxy(emulator) as proxy:
-        # Against the service Google's client asks every 30 s whether the connection lives; against an emulator, never.
-        alive = [
-            ("grpc.keepalive_time_ms", 2000),
-            ("grpc.keepalive_timeout_ms", 1000),
-            ("grpc.http2.ping_timeout_ms", 1000),
-        ]
-        transport = SubscriberGrpcTransport(channel=grpc.insecure_channel(proxy.address, alive))
-        client = pubsub_v1.SubscriberClient(transport=transport)
-        monkeypatch.setattr(pubsub_v1, "SubscriberClient", lambda: client)
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
+        monkeypatch.setattr(grpc, "insecure_channel", grpc.insecure_channel)  # so that it is set back
+        local.ask_whether_connections_live()
         subscription = _Subscription()
         subscription.open(topic.subscription)
         taken: dict[str, bytes] = {}
@@ -123,10 +118,17 @@ def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, mo
         arrives(b"accepted")
         proxy.stall()
         arrives(b"half-open")
+        proxy.silent = True
+        proxy.cut()
+        topic.publish(b"silent").result()
+        assert subscription.take() == []
+        proxy.silent = False
+        arrives(b"answered")
         subscription.drain()
         wait_for(subscription.is_drained, 30, "the drain")
         subscription.close()
-    assert sorted(taken.values()) == [b"accepted", b"before", b"cut", b"garbled", b"half-open", b"refused"]
+    expected = [b"accepted", b"answered", b"before", b"cut", b"garbled", b"half-open", b"refused", b"silent"]
+    assert sorted(taken.values()) == expected
     assert topic.pull() == []  # every acknowledgement came through
 
 

@@ -9,9 +9,15 @@ import pytest
 from conftest import ROOT, encode, photo
 from PIL import Image
 
-spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks/bench.py")
-bench = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bench)
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+bench, contenders = load("bench"), load("contenders")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,12 @@ spec.loader.exec_module(bench)
 def test_a_contender_that_did_other_work_stops_the_comparison(scores, says):
     with pytest.raises(SystemExit, match=says):
         bench.check_equal("x", scores, {"a": 0.1, "b": 0.2})
+
+
+def test_a_steady_rate_knows_neither_the_start_nor_the_end():
+    # Ten images a second, but for a slow first one and a worker that ends alone.
+    times_s = [0.0, *(5 + i / 10 for i in range(98)), 60.0]
+    assert contenders.steady_rate(times_s[::-1]) == pytest.approx(10)
 
 
 def test_ratios_are_taken_within_a_round():

@@ -1,9 +1,13 @@
 """`mdmf stream` before it streams: what is missing or unfit is said in one line, and nothing is started."""
 
+import socket
+import time
+
 import pytest
 from pubsub import PROJECT, Topic, pubsub_emulator
 
 from mdmf_ops import cli
+from mdmf_ops.commands import stream
 
 SUBSCRIPTION = f"projects/{PROJECT}/subscriptions/none"
 
@@ -48,6 +52,16 @@ def test_topics_and_subscriptions_that_are_not_there_are_named(capsys, tmp_path)
         line = refused(capsys, *flags, "--subscription", there.subscription, "--error_topic", "no topic")
         assert "no topic" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_service_that_says_nothing_is_told_in_one_line_and_not_waited_for_for_ever(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_CHECK_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and reads none
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{silent.getsockname()[1]}")
+        flags = ["--output", str(tmp_path / "out"), "--device", "cpu", "--subscription", SUBSCRIPTION]
+        started_s = time.monotonic()
+        assert f"Pub/Sub: {SUBSCRIPTION}" in refused(capsys, *flags)
+    assert time.monotonic() - started_s < 30
 
 
 def test_help_teaches_the_messages_and_the_flags(capsys):

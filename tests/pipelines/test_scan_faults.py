@@ -1,6 +1,7 @@
 """A scan through a store that falters and a network that cuts: every image one row, read back from the Parquet."""
 
 import itertools
+import time
 
 import pytest
 from conftest import tiny
@@ -14,7 +15,7 @@ from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.runs import strays, verify_run
 from mdmf_ops.beam.sources import list_images
-from mdmf_ops.detector import Limits
+from mdmf_ops.detector import ErrorCode, Limits
 
 IMAGES = 40
 
@@ -36,7 +37,7 @@ def mended(store, monkeypatch):
     monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_delay(initial=0.05, maximum=0.5))
     yield
     _bucket, http, tcp = store
-    http.before, tcp.answer_bytes = (lambda _kind, _name: None), None
+    http.before, tcp.answer_bytes, tcp.bytes_per_s = (lambda _kind, _name: None), None, None
 
 
 def scan(bucket: Bucket, run_id: str) -> int:
@@ -84,6 +85,30 @@ def test_a_half_open_connection_costs_a_wait_and_no_byte(store, monkeypatch):
     assert fetch_image(refs[0], Limits()).content == tiny(0)
     tcp.stall()
     assert fetch_image(refs[1], Limits()).content == tiny(1)
+
+
+def test_a_link_that_is_throttled_is_waited_for_and_changes_no_row(store, tmp_path):
+    bucket, _http, tcp = store
+    tcp.bytes_per_s = 60_000  # of each connection and direction
+    started_s = time.monotonic()
+    assert scan(bucket, "throttled") == cli.EXIT_OK
+    assert time.monotonic() - started_s < 120
+    tcp.bytes_per_s = None
+    check_rows(bucket, "throttled", tmp_path / "out", {None})
+
+
+def test_an_answer_that_trickles_costs_a_bounded_time_and_no_byte(store, monkeypatch):
+    bucket, _http, tcp = store
+    monkeypatch.setattr(gcs, "ANSWER_S", 1.0)
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_timeout(3))
+    bucket.put("large/a.png", tiny(0) + bytes(100_000))
+    [ref] = list_images(bucket.uri("large/"))
+    tcp.bytes_per_s = 5000  # 20 s for the image; the head of the answer passes in no time
+    started_s = time.monotonic()
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.UNAVAILABLE
+    assert time.monotonic() - started_s < 15
+    tcp.bytes_per_s = None
+    assert fetch_image(ref, Limits()).content == tiny(0) + bytes(100_000)
 
 
 def test_bytes_that_are_no_answer_are_an_error_or_retried_and_never_an_image(store):

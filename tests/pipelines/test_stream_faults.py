@@ -105,7 +105,17 @@ def test_a_stream_from_bucket_to_bucket_through_a_store_that_falters_and_then_re
     assert alerted(alerts) == {uri for uri, error_code in expected.items() if not error_code}
 
 
-def test_pubsub_cut_refused_and_dead_and_back_again_loses_and_doubles_nothing(tmp_path):
+# It asks a silent emulator every 2 s whether it lives, not every 10.
+IMPATIENT = """
+import sys
+from mdmf_ops.beam import local
+from mdmf_ops.cli import main
+local.ALIVE_MS = 2000
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_pubsub_cut_silent_refused_and_dead_and_back_again_loses_and_doubles_nothing(tmp_path):
     emulator = PubSubEmulator()
     with TcpProxy(emulator.address) as proxy, pointed_at(emulator.address):
         uploads, alerts, errors = topics("dies")
@@ -113,18 +123,22 @@ def test_pubsub_cut_refused_and_dead_and_back_again_loses_and_doubles_nothing(tm
         with StreamProcess(
             tmp_path / "log",
             *flags(tmp_path / "out", uploads, alerts, errors, "--window_s", "2"),
+            program=("-c", IMPATIENT, "stream"),
             PUBSUB_EMULATOR_HOST=proxy.address,
         ) as stream:
             wait_for(lambda: len(alerted(alerts)) == 20, START_S, "alerts before")
             proxy.cut()
             sent += publish(uploads, "cut")
             wait_for(lambda: len(alerted(alerts)) == 40, START_S, "alerts after the cut")
+            proxy.stall()  # half-open, for what it reads and for what it publishes
+            sent += publish(uploads, "silent")
+            wait_for(lambda: len(alerted(alerts)) == 60, START_S, "alerts after the silence")
             proxy.refuses = True
             proxy.cut()
             sent += publish(uploads, "refused")
             proxy.refuses = False
-            wait_for(lambda: len(alerted(alerts)) == 60, START_S, "alerts after the refusals")
-            wait_for(lambda: len(read_rows(tmp_path / "out")) == 60, START_S, "rows in files")
+            wait_for(lambda: len(alerted(alerts)) == 80, START_S, "alerts after the refusals")
+            wait_for(lambda: len(read_rows(tmp_path / "out")) == 80, START_S, "rows in files")
             # The emulator forgets its topics with its death; they are there again when the stream next sees it.
             proxy.refuses = True
             proxy.cut()
