@@ -10,16 +10,12 @@ long as scoring small images. This one keeps a step's DoFn from bundle to bundle
 
 Its timers count by a clock that may be set back. Here they go on (`SteadyClock`).
 
-Its clients of Pub/Sub ask an emulator too whether a connection lives (`ask_whether_connections_live`).
-
 Only the bundle-based local runner is touched: the one table in which it looks up how to run a transform, and its clock.
 """
 
 import contextlib
 import datetime
-import functools
 import logging
-import os
 import queue
 import threading
 import time
@@ -27,7 +23,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import ClassVar
 
-import grpc
 from apache_beam import ParDo, pvalue
 from apache_beam.internal import pickler
 from apache_beam.io.gcp.pubsub import PubsubMessage
@@ -52,6 +47,7 @@ from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
 from google.cloud import pubsub_v1
 
+from mdmf_ops.beam.alive import ask_whether_connections_live
 from mdmf_ops.beam.clock import SteadyClock
 from mdmf_ops.text import told
 
@@ -75,9 +71,6 @@ _MAX_OUTSTANDING = 200_000
 
 _TRANSIENT = (Aborted, RetryError, ServerError, TooManyRequests)
 """Errors of the service that pass."""
-
-ALIVE_MS = 10_000
-"""So often an emulator that says nothing is asked whether it lives, and so long it has for the answer."""
 
 _PULL_S = 5.0
 _PAUSE_S = 1.0
@@ -331,18 +324,6 @@ def metrics() -> Iterator[tuple[MetricName, int | DistributionData]]:
         updates = container.get_cumulative()
         for values in (updates.counters, updates.distributions):
             yield from ((key.metric, value) for key, value in values.items())
-
-
-def ask_whether_connections_live() -> None:
-    """Has the clients that this process makes from now on find out about a half-open connection to an emulator.
-
-    Google's clients ask the service every 30 s. To an emulator they open a plain channel, which never asks, and whoever
-    waits on it waits for good.
-    """
-    if "PUBSUB_EMULATOR_HOST" in os.environ:
-        names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
-        options = [(name, ALIVE_MS) for name in names]
-        grpc.insecure_channel = functools.partial(grpc.insecure_channel, options=options)
 
 
 def install(batch_wait_s: float) -> None:

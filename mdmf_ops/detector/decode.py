@@ -23,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.jpeg_pixels import decode_jpeg
 from mdmf_ops.detector.metadata import check_metadata
+from mdmf_ops.detector.pieces import webp_size
 from mdmf_ops.detector.truncation import is_cut, lacks_end, lacks_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -211,6 +212,8 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
     plugin = _find_plugin(content)
     with _image_errors(content):
         check_metadata(content, limits.max_metadata_bytes, limits.max_scans)
+        if plugin is WebPImageFile:  # which makes its decoder as it opens, and fails without saying why
+            limits.check_size(*(max(side_px, limits.min_side_px) for side_px in webp_size(content)))
         with plugin(io.BytesIO(content)) as image:
             limits.check_size(*image.size)
             if image.mode in ("F", "I", "LAB"):

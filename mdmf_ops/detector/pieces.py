@@ -89,6 +89,19 @@ def riff_chunks(content: bytes, position: int = 12) -> Iterator[Piece]:
         position += 8 + size_bytes + size_bytes % 2
 
 
+def webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height in px that the first chunk of a WebP says; zeros where it says none."""
+    kind, head = content[12:16], content[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + bits % (1 << 14), 1 + (bits >> 14) % (1 << 14)
+    if kind == b"VP8 ":
+        return int.from_bytes(head[6:8], "little") % (1 << 14), int.from_bytes(head[8:10], "little") % (1 << 14)
+    return 0, 0
+
+
 def boxes(content: bytes) -> Iterator[Piece]:
     """Outermost boxes of an ISO media file; one whose size is cut off has no kind, and ends beyond the file."""
     position = 0

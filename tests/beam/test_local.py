@@ -15,7 +15,7 @@ from google.api_core.exceptions import NotFound
 from google.cloud import pubsub_v1
 from pubsub import Topic, pubsub_emulator, wait_for
 
-from mdmf_ops.beam import local
+from mdmf_ops.beam import alive, local
 from mdmf_ops.beam.local import _KeptParDoEvaluator, _Subscription
 
 
@@ -84,12 +84,12 @@ def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, mo
     monkeypatch.setattr(local, "_PULL_S", 0.5)
     monkeypatch.setattr(local, "LEASE_S", 10)
     monkeypatch.setattr(local, "_PAUSE_S", 0.1)
-    monkeypatch.setattr(local, "ALIVE_MS", 2000)
+    monkeypatch.setattr(alive, "ALIVE_MS", 2000)
     topic = Topic("local-faults")
     with TcpProxy(emulator) as proxy:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
         monkeypatch.setattr(grpc, "insecure_channel", grpc.insecure_channel)  # so that it is set back
-        local.ask_whether_connections_live()
+        alive.ask_whether_connections_live()
         subscription = _Subscription()
         subscription.open(topic.subscription)
         taken: dict[str, bytes] = {}

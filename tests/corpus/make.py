@@ -133,7 +133,7 @@ def bombs() -> Iterator[Case]:
     webp = encode(picture(), "WEBP", lossless=True)
     yield "zero.png", png(0, 0, b""), "corrupt"
     extended = riff((b"VP8X", bytes(4) + b"\xff\x3f\0" * 2), (b"VP8L", webp[20:]))
-    yield "lying-canvas.webp", extended, "corrupt"
+    yield "lying-canvas.webp", extended, "too_many_pixels"
     yield "nonsense.webp", riff((b"VP8 ", bytes(40))), "corrupt"
     yield "no-picture.webp", riff((b"EXIF", bytes(40))), "corrupt"
 

@@ -216,6 +216,10 @@ def _webps() -> Iterator[Case]:
     yield "transparency-of-noise.webp", riff(canvas(96, 80, 0x10), transparency, (b"VP8 ", data)), "corrupt"
     yield "lossy-noise.webp", riff((b"VP8 ", data[:10] + rng.bytes(3000))), "corrupt"
     yield "lossless-noise.webp", riff((b"VP8L", lossless[20:25] + rng.bytes(3000))), "corrupt"
+    head = data[:6] + struct.pack("<HH", 16_383, 16_383)
+    yield "16383x16383.webp", riff((b"VP8 ", head + data[10:])), "too_many_pixels"
+    bits = struct.pack("<I", 8999 | 8999 << 14)
+    yield "9000x9000-lossless.webp", riff((b"VP8L", lossless[20:21] + bits + lossless[25:])), "too_many_pixels"
     yield "size-of-nothing.webp", lossy[:4] + bytes(4) + lossy[8:], "corrupt"
     yield "size-of-4-gb.webp", lossy[:4] + b"\xff" * 4 + lossy[8:], "truncated"
     yield "picture-of-4-gb.webp", lossy[:16] + b"\xff" * 4 + lossy[20:], "corrupt"

@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from mdmf_ops.detector import ErrorCode, ImageError, Limits, decode
 from mdmf_ops.detector.decode import _PLUGINS, AvifImageFile, WebPImageFile
+from mdmf_ops.detector.pieces import webp_size
 
 # What the name says does not matter, what the content is does.
 
@@ -243,3 +244,13 @@ def test_too_little_memory_is_this_images_error(monkeypatch):
 
     monkeypatch.setattr(WebPImageFile, "load", load)
     assert error_of(save(RGB, "webp")).code is ErrorCode.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("options", [{"quality": 50}, {"lossless": True}, {"quality": 50, "exif": b"Exif\0\0MM"}])
+def test_a_webp_too_large_is_known_by_its_head_before_a_decoder_is_made(options, monkeypatch):
+    content = encode(photo(1, 65, 300), "WEBP", **options)
+    assert webp_size(content) == decode(content).size == (300, 65)
+    assert all(len(webp_size(content[:end])) == 2 for end in range(40))  # wherever it is cut
+    monkeypatch.setattr(WebPImageFile, "_open", None)
+    assert error_of(content, Limits(max_side_px=299)).code is ErrorCode.SIDE_TOO_LONG
+    assert error_of(content, Limits(max_pixels=65 * 300 - 1)).code is ErrorCode.TOO_MANY_PIXELS

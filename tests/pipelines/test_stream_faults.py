@@ -108,9 +108,9 @@ def test_a_stream_from_bucket_to_bucket_through_a_store_that_falters_and_then_re
 # It asks a silent emulator every 2 s whether it lives, not every 10.
 IMPATIENT = """
 import sys
-from mdmf_ops.beam import local
+from mdmf_ops.beam import alive
 from mdmf_ops.cli import main
-local.ALIVE_MS = 2000
+alive.ALIVE_MS = 2000
 sys.exit(main(sys.argv[1:]))
 """
 
