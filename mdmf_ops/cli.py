@@ -88,8 +88,17 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command and returns its exit status; without `argv`, it may end this process with it."""
+    status = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None and status != EXIT_OK:
+        # Workers that are threads may still be scoring: were Python to end under them, the process would abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run(argv: list[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), "")
     try:
         parser, modules = make_parser([asked])

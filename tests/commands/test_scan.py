@@ -1,9 +1,15 @@
 """How a scan runs on this machine."""
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from conftest import tiny
 
 from mdmf_ops.commands import scan
 
@@ -31,3 +37,50 @@ def test_few_workers_on_cpus_are_threads_that_load_one_detector(monkeypatch, wor
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     found = options(workers, device)
     assert (found["direct_num_workers"], found["direct_running_mode"]) == (workers, mode)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Far more images than are scored before a test is over with them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(2000):
+        (folder / f"{i:04}.png").write_bytes(tiny(i))
+    return folder
+
+
+def start(images, output, *more, **environment):
+    """`mdmf scan` on two workers."""
+    command = [
+        sys.executable,
+        "-m",
+        "mdmf_ops",
+        "scan",
+        images,
+        "--output",
+        output,
+        "--workers",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    return subprocess.Popen(
+        [*map(str, command), *more], stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+
+
+def test_a_scan_that_is_interrupted_ends_at_once_and_says_how_to_go_on(images, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = start(images, tmp_path / "out", TMPDIR=str(temporary))
+    deadline_s = time.monotonic() + 120
+    while not list(temporary.glob("mdmf-*/done-*")):
+        assert time.monotonic() < deadline_s and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # A decoder's process that was just starting may complain that nobody listens, after that.
+    assert errors.splitlines()[0] == "mdmf scan: interrupted; the same command with the same --run_id goes on"
+    assert process.returncode == 1
+    assert not list(temporary.glob("mdmf-*/done-*"))
+    assert not list((tmp_path / "out").glob("_runs/*"))
