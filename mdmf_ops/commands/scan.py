@@ -12,6 +12,8 @@ Flags that are not listed here go to Apache Beam, in the form --flag=value.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import logging
 import re
@@ -60,7 +62,7 @@ _LARGEST_LISTING = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
     add_scan_arguments(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes here (default: one a core)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="images here at once (default: one a core)")
     parser.add_argument("--dry_run", action="store_true", help="say what would be read and written, and stop")
     parser.add_argument("--json", action="store_true", help="print the run's manifest as JSON and nothing else")
     parser.add_argument("--verbose", action="store_true", help="show Beam's log and whole tracebacks")
@@ -77,8 +79,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         show = sys.stderr.isatty() and not arguments.json
         with _Watch(progress) if show else _Silence():
             try:
-                scan, result = launch(options, progress)
-                result.wait_until_finish()
+                # Beam's threads print a traceback of whatever fails in them.
+                with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
+                    scan, result = launch(options, progress)
+                    result.wait_until_finish()
             except KeyboardInterrupt:
                 raise
             except Exception as error:
@@ -199,6 +203,7 @@ class _Watch:
 
     def __init__(self, progress: Progress):
         self._progress = progress
+        self._console = Console(file=sys.stderr)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -214,7 +219,7 @@ class _Watch:
             *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
         )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Bar(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("starting workers", total=None, rate="")
             while not self._done.wait(0.2):
                 done, listed = self._progress.total("done"), self._progress.total("listed")

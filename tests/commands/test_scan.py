@@ -44,29 +44,17 @@ def images(tmp_path):
     """Far more images than are scored before a test is over with them."""
     folder = tmp_path / "images"
     folder.mkdir()
-    for i in range(2000):
-        (folder / f"{i:04}.png").write_bytes(tiny(i))
+    (folder / "0.png").write_bytes(tiny(0))
+    for i in range(1, 2000):
+        os.link(folder / "0.png", folder / f"{i}.png")
     return folder
 
 
 def start(images, output, *more, **environment):
     """`mdmf scan` on two workers."""
-    command = [
-        sys.executable,
-        "-m",
-        "mdmf_ops",
-        "scan",
-        images,
-        "--output",
-        output,
-        "--workers",
-        "2",
-        "--device",
-        "cpu",
-    ]
-    return subprocess.Popen(
-        [*map(str, command), *more], stderr=subprocess.PIPE, text=True, env=os.environ | environment
-    )
+    where = [images, "--output", output, "--workers", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "mdmf_ops", "scan", *where, *more]
+    return subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
 def test_a_scan_that_is_interrupted_ends_at_once_and_says_how_to_go_on(images, tmp_path):
@@ -84,3 +72,14 @@ def test_a_scan_that_is_interrupted_ends_at_once_and_says_how_to_go_on(images, t
     assert process.returncode == 1
     assert not list(temporary.glob("mdmf-*/done-*"))
     assert not list((tmp_path / "out").glob("_runs/*"))
+
+
+def test_a_scan_that_fails_on_two_workers_says_so_in_a_line(tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "0.png").write_bytes(tiny(0))
+    (few / "broken.png").write_bytes(b"no image")
+    process = start(few, tmp_path / "out", "--max_failed_fraction", "0")
+    _, errors = process.communicate(timeout=120)
+    [line] = errors.splitlines()
+    assert "1 of 2 images failed" in line and process.returncode == 1
