@@ -14,29 +14,37 @@ from conftest import tiny
 from mdmf_ops.commands import scan
 
 
-def options(workers, device):
-    parser = argparse.ArgumentParser()
-    scan.add_arguments(parser)
-    arguments = ["photos", "--output", "out", "--workers", str(workers), "--device", device]
-    return scan._options(parser.parse_args(arguments), []).get_all_options()
-
-
 @pytest.mark.parametrize(
-    ("workers", "device", "gpu", "mode"),
+    ("workers", "device", "gpu", "count", "mode"),
     [
-        (1, "cpu", False, "in_memory"),
-        (2, "cpu", False, "multi_threading"),
-        (4, "auto", False, "multi_threading"),
-        (5, "auto", False, "multi_processing"),
-        (2, "cpu", True, "multi_threading"),
-        (2, "auto", True, "multi_processing"),
-        (2, "cuda", True, "multi_processing"),
+        (1, "cpu", False, 3, "in_memory"),
+        (2, "cpu", False, 3, "multi_threading"),
+        (4, "auto", False, 3, "multi_threading"),
+        (5, "auto", False, 3, "multi_processing"),
+        (2, "cpu", True, 3, "multi_threading"),
+        (2, "auto", True, 3, "multi_processing"),
+        (2, "cuda", True, 3, "multi_processing"),
+        (2, "cpu", False, 1000, "multi_threading"),
+        (2, "cpu", False, 1001, "multi_processing"),
     ],
 )
-def test_few_workers_on_cpus_are_threads_that_load_one_detector(monkeypatch, workers, device, gpu, mode):
+def test_few_images_are_scored_by_threads_that_load_one_detector(
+    monkeypatch, tmp_path, workers, device, gpu, count, mode
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    found = options(workers, device)
-    assert (found["direct_num_workers"], found["direct_running_mode"]) == (workers, mode)
+    for i in range(count):
+        (tmp_path / f"{i}.jpg").touch()
+    (tmp_path / "notes.txt").touch()
+    parser = argparse.ArgumentParser()
+    scan.add_arguments(parser)
+    arguments = parser.parse_args([str(tmp_path), "--output", "out", "--device", device, "--suffix", ".jpg"])
+    assert scan._running_mode(workers, arguments) == mode
+
+
+def test_images_in_a_bucket_are_not_counted_to_find_out():
+    parser = argparse.ArgumentParser()
+    scan.add_arguments(parser)
+    assert scan._running_mode(2, parser.parse_args(["gs://no-such-bucket/in", "--device", "cpu"])) == "multi_processing"
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "0.png").write_bytes(tiny(0))
-    for i in range(1, 2000):
+    for i in range(1, 1000):
         os.link(folder / "0.png", folder / f"{i}.png")
     return folder
 
