@@ -31,7 +31,10 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from processes import family  # noqa: E402
+
 CONTENDERS = ("ideal", "mdmf scan", "DataLoader", "DataLoader, scoring", "Ray Data", "Beam, stock handler")
 SIZES = {"400px": (400, 300), "1mp": (1152, 864), "12mp": (4000, 3000)}
 PACKAGES = ("torch", "pillow", "simplejpeg", "apache-beam", "ray", "numpy")
@@ -89,24 +92,13 @@ def _watch(pid: int, peak_kb: list[int], done: threading.Event) -> None:
 
 def tree_kb(root: int) -> int:
     """Memory of a process and all that descend from it; what they share counts once."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended meanwhile
-                continue
     total = 0
-    for pid in parents:
-        ancestor = pid
-        while ancestor not in (root, 0) and ancestor in parents:
-            ancestor = parents[ancestor]
-        if ancestor == root:
-            try:
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-            except (OSError, StopIteration):
-                continue
+    for pid in family(root):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except (OSError, StopIteration):  # it has ended meanwhile
+            continue
     return total
 
 

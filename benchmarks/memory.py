@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from corpus.make import cases  # noqa: E402
-from soak import family  # noqa: E402
+from processes import family  # noqa: E402
 
 from mdmf_ops.detector import Detector, ImageError, Limits  # noqa: E402
 

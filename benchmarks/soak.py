@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
 from conftest import BROKEN, encode, photo, tiny  # noqa: E402
+from processes import family  # noqa: E402
 from pubsub import StreamProcess, pubsub_emulator, wait_for  # noqa: E402
 from streams import check_dataset, flags, metrics_of, read_rows, topics  # noqa: E402
 
@@ -98,17 +99,6 @@ def resources(pid: int) -> dict[str, float]:
         except (OSError, KeyError):  # it ended meanwhile
             continue
     return dict(total)
-
-
-def family(pid: int) -> list[int]:
-    """A process and its children, and theirs."""
-    try:
-        children = [
-            int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()
-        ]
-    except OSError:  # it ended meanwhile
-        return []
-    return [pid, *(one for child in children for one in family(child))]
 
 
 def broken_bounds(trends: dict[str, Trend], mb_per_hour: float = 0.0, mb: float = 0.0) -> list[str]:

@@ -116,9 +116,10 @@ class MicroBackbone(Backbone):
     _BYTES_PER_PX = 80
     geometry = TileGeometry(patch_px=32, max_tile_px=512, max_tiles=4)
     stored_dtype = torch.float16
-    PATCH_DIM = FREQUENCY_DIM + 2 * 40 + 192 + 320
+    _LOCAL_DIM = FREQUENCY_DIM + 2 * 40
+    PATCH_DIM = _LOCAL_DIM + 192 + 320
     embedding_dim = 3 * PATCH_DIM
-    views = ((0, FREQUENCY_DIM + 2 * 40), (0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
+    views = ((0, _LOCAL_DIM), (0, PATCH_DIM), (PATCH_DIM, 3 * PATCH_DIM))
 
     def __init__(self):
         super().__init__()

@@ -26,26 +26,28 @@ IMAGES, FIRST, ROUNDS = 28, 4, 3
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time of children is read in /proc")
 
-spec = importlib.util.spec_from_file_location("contenders", ROOT / "benchmarks/contenders.py")
-contenders = importlib.util.module_from_spec(spec)
-sys.modules["contenders"] = contenders
-spec.loader.exec_module(contenders)
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+contenders, processes = load("contenders"), load("processes")
 
 
 def cpu_s() -> float:
     """CPU time of this process and of all that descend from it."""
-    parents, ticks = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended meanwhile
-                continue
-            parents[int(entry.name)], ticks[int(entry.name)] = int(stat[1]), int(stat[11]) + int(stat[12])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return sum(ticks.get(pid, 0) for pid in ours) / os.sysconf("SC_CLK_TCK")
+    ticks = 0
+    for pid in processes.family(os.getpid()):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        ticks += int(stat[11]) + int(stat[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def an_image(moments_s: list[float]) -> float:
