@@ -148,14 +148,16 @@ def soak_stream(folder: Path, minutes: float, rate: float) -> tuple[dict[str, Tr
             trends = watch.stop()
             metrics = metrics_of(stream.drain(_START_S))
         latencies_s += _latencies_s(_taken(alerts))
-        left = len(uploads.pull())
+        left = Counter(attributes["item"] for _data, attributes in uploads.pull())
     check_dataset(output)
     rows = Counter(row["attributes"]["item"] for row in read_rows(output))
     wrong = []
     if rows != Counter(sent):
-        wrong.append(f"stream: {len(sent)} messages, {rows.total()} rows, {len(set(sent) - set(rows))} lost")
+        lost = set(sent) - set(rows) - set(left)
+        wrong.append(f"stream: {len(sent)} messages, {rows.total()} rows, {len(lost)} lost")
     if left or metrics["messages_duplicate"] != twice:
-        wrong.append(f"stream: {left} messages not acknowledged, {metrics['messages_duplicate']} duplicates of {twice}")
+        found = f"{metrics['messages_duplicate']} duplicates of {twice}"
+        wrong.append(f"stream: {left.total()} messages not acknowledged, {found}")
     half, most = np.percentile(latencies_s, [50, 95])
     print(f"stream: {len(sent)} messages and {twice} duplicates in {minutes:g} min, {rows.total()} rows")
     print(f"stream: {len(latencies_s)} alerts, scored {half:.2f} s after publication, p95 {most:.2f} s", flush=True)
