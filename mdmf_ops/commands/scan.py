@@ -108,7 +108,7 @@ def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
     """Pipeline options: ours from the command line, a local runner on every core unless another is named."""
     workers = arguments.workers or usable_cores()
     if workers < 0:
-        raise UsageError(f"--workers {workers}: 0 for every core, or a number of processes")
+        raise UsageError(f"--workers {workers}: 0 for one a core, or a number of images at once")
     defaults: dict[str, Any] = {}
     if _is_local(rest):
         defaults = {"runner": "FnApiRunner", "direct_num_workers": workers}

@@ -33,7 +33,10 @@ _KEPT_BYTES = 32 << 20
 def main() -> None:
     """Serves requests from standard input until it ends."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    send(replies, {"ready": True})
+    try:
+        send(replies, {"ready": True})
+    except BrokenPipeError:  # whoever asked for it is gone
+        os._exit(0)
     # From here on whatever a C library prints about a hostile file goes nowhere.
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)

@@ -193,8 +193,8 @@ itself; "all" weighs each image alike. The mean of the first table hides its wor
 
 ## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were
-generated in part, where the score is a mean over all patches. Photographs that were blurred or enlarged are flagged
-more often than alpha (docs/evaluation.md). Upscalers, beauty filters and other neural processing of
+generated in part, where the score is a mean over all patches. How often photographs that were blurred, enlarged or
+saved again are flagged is in docs/evaluation.md. Upscalers, beauty filters and other neural processing of
 real photographs leave traces of the same kind.
 """
     (assets.folder / "MODEL_CARD.md").write_text(card)

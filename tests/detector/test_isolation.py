@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -222,6 +223,14 @@ def is_running(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_decoder_whose_parent_has_gone_before_it_was_ready_ends_without_a_word():
+    command = [sys.executable, "-c", "from mdmf_ops.detector.decoder_process import main; main()"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=ROOT) as decoder:
+        decoder.stdout.close()
+        assert decoder.wait(60) == 0
+        assert decoder.stderr.read() == b""
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_an_image(monkeypatch):
