@@ -26,18 +26,14 @@ def log_energies(tiles: Tensor, patch_px: int) -> Tensor:
     """
     red, green, blue = tiles.unbind(1)
     luma = (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
-    padded = F.pad(luma, ((_DCT_PX - _STRIDE_PX) // 2,) * 4)
-    blocks = padded.unfold(1, _DCT_PX, _STRIDE_PX).unfold(2, _DCT_PX, _STRIDE_PX)  # (T, h, w, 8, 8)
-    frequencies = blocks.flatten(3).flatten(0, 2) @ _dct_basis(luma).T
-    energies = frequencies.square_().view(*blocks.shape[:3], -1)  # (T, h, w, 63)
-    in_patch = patch_px // _STRIDE_PX
-    energies = energies.unflatten(1, (-1, in_patch)).sum(2).unflatten(2, (-1, in_patch)).sum(3) / in_patch**2
-    return (energies + _LEAST_ENERGY).log().permute(0, 3, 1, 2)
+    with torch.autocast("cuda" if luma.is_cuda else "cpu", enabled=False):  # a small energy is lost in bfloat16
+        blocks = F.conv2d(luma[:, None], _dct_basis(luma), stride=_STRIDE_PX, padding=(_DCT_PX - _STRIDE_PX) // 2)
+    return (F.avg_pool2d(blocks.square_(), patch_px // _STRIDE_PX) + _LEAST_ENERGY).log()
 
 
 def _dct_basis(like: Tensor) -> Tensor:
-    """(63, 64): the orthonormal DCT-II's basis images, without the constant one."""
+    """(63, 1, 8, 8): the orthonormal DCT-II's basis images, without the constant one."""
     n = torch.arange(_DCT_PX, dtype=torch.float64)
     basis = torch.cos(torch.pi * (2 * n + 1) * n[:, None] / (2 * _DCT_PX)) * (2 / _DCT_PX) ** 0.5
     basis[0] /= 2**0.5
-    return torch.einsum("ay,bx->abyx", basis, basis).reshape(-1, _DCT_PX**2)[1:].to(like)
+    return torch.einsum("ay,bx->abyx", basis, basis).reshape(-1, 1, _DCT_PX, _DCT_PX)[1:].to(like)
