@@ -69,11 +69,16 @@ def make_request(limits: Limits, geometry: TileGeometry) -> dict[str, Any]:
     return {"limits": asdict(limits), "geometry": asdict(geometry)}
 
 
+def pack(message: dict[str, Any], content_bytes: int) -> bytes:
+    """A message as far as its content."""
+    text = json.dumps(message).encode()
+    return HEAD.pack(len(text), content_bytes) + text
+
+
 def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
     """Writes one message; `content` is any contiguous buffer."""
-    text, view = json.dumps(message).encode(), memoryview(content)
-    stream.write(HEAD.pack(len(text), view.nbytes))
-    stream.write(text)
+    view = memoryview(content)
+    stream.write(pack(message, view.nbytes))
     stream.write(view)
     stream.flush()
 

@@ -9,18 +9,19 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdmf_ops.detector.decode import FORMATS, Limits
-from mdmf_ops.detector.decoder_process import HEAD, MAX_JSON_BYTES, make_request, send
+from mdmf_ops.detector.decoder_process import HEAD, MAX_JSON_BYTES, make_request, pack
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
@@ -48,74 +49,83 @@ class _Decoder:
 
     def __init__(self):
         self._timed_out = False
-        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{_COMMAND}; main()", json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
         )
+        # Never blocked by a pipe, so that no thread need watch the one that asks.
+        self._writable, self._readable = select.poll(), select.poll()
+        self._writable.register(self._process.stdin, select.POLLOUT)
+        self._readable.register(self._process.stdout, select.POLLIN)
         for stream in (self._process.stdin, self._process.stdout):
+            os.set_blocking(stream.fileno(), False)
             with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        with self._deadline(_START_S):
-            try:
-                self._receive()
-            except _LostError as error:
-                raise RuntimeError(
-                    f"the decoder's process does not start: {error}; its error output says why"
-                ) from error
-
-    @contextlib.contextmanager
-    def _deadline(self, seconds: float) -> Iterator[None]:
-        done = threading.Event()
-        threading.Thread(target=self._watch, args=(seconds, done), daemon=True).start()
+        self._begin(_START_S)
         try:
-            yield
-        finally:
-            with self._lock:
-                done.set()
-
-    def _watch(self, seconds: float, done: threading.Event) -> None:
-        before_s = self._cpu_s()
-        for _ in range(_PATIENCE):
-            if done.wait(seconds):
-                return
-            # One that wants to go on, and was let run for less than its time, is no hang: the machine is overloaded.
-            used_s = self._cpu_s()
-            if before_s is None or used_s is None or used_s - before_s > 0.8 * seconds or not self._is_runnable():
-                break
-        with self._lock:
-            if not done.is_set():
-                self._timed_out = True
-                self._process.kill()
-
-    def _stat(self) -> list[str]:
-        """What Linux says of the process from its state on; [] elsewhere."""
-        try:
-            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return []
-
-    def _cpu_s(self) -> float | None:
-        stat = self._stat()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK") if stat else None
-
-    def _is_runnable(self) -> bool:
-        return self._stat()[:1] == ["R"]
+            self._receive()
+        except _LostError as error:
+            raise RuntimeError(f"the decoder's process does not start: {error}; its error output says why") from error
 
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
-        with self._deadline(limits.max_decode_s):
-            try:
-                send(self._process.stdin, make_request(limits, geometry), content)
-                reply, tiles_bytes = self._receive()
-                return self._read_tiles(reply, tiles_bytes, geometry, limits)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise _LostError(f"{type(error).__name__}: {error}") from error
+        self._begin(limits.max_decode_s)
+        try:
+            self._write(pack(make_request(limits, geometry), len(content)))
+            self._write(content)
+            reply, tiles_bytes = self._receive()
+            return self._read_tiles(reply, tiles_bytes, geometry, limits)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _LostError(f"{type(error).__name__}: {error}") from error
+
+    def _begin(self, seconds: float) -> None:
+        """From now on it has so much time."""
+        self._seconds, self._turns = seconds, _PATIENCE
+        self._began_cpu_s, self._turn_ends_s = self._cpu_s(), time.monotonic() + seconds
+
+    def _wait(self, pipe: select.poll) -> None:
+        """Returns once a pipe is ready, or broken; kills a decoder whose time is up."""
+        while True:
+            left_s = self._turn_ends_s - time.monotonic()
+            if left_s > 0:
+                if pipe.poll(1000 * left_s):
+                    return
+            elif self._is_starved():
+                self._turn_ends_s += self._seconds
+            else:
+                self._timed_out = True
+                self._process.kill()
+                raise _LostError(f"nothing after {self._seconds:g} s")
+
+    def _is_starved(self) -> bool:
+        """One that wants to go on, and was let run for less than its time, is no hang: the machine is overloaded."""
+        self._turns -= 1
+        if not self._turns or self._began_cpu_s is None:
+            return False
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return state == "R" and self._cpu_s() - self._began_cpu_s <= 0.8 * self._seconds
+        return False
+
+    def _cpu_s(self) -> float | None:
+        """CPU time of the process; None where it cannot be told."""
+        try:
+            return time.clock_gettime(~self._process.pid << 3 | 2)  # Linux's clock_getcpuclockid(3)
+        except OSError:
+            return None
+
+    def _write(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            self._wait(self._writable)
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._process.stdin.fileno(), view) :]
 
     def _receive(self) -> tuple[dict[str, Any], int]:
         text_bytes, content_bytes = HEAD.unpack(self._read(bytearray(HEAD.size)))
@@ -124,12 +134,12 @@ class _Decoder:
         return json.loads(self._read(bytearray(text_bytes))), content_bytes
 
     def _read(self, buffer: bytearray | memoryview) -> bytearray | memoryview:
-        view, position = memoryview(buffer), 0
-        while position < len(view):
-            got = self._process.stdout.readinto(view[position:])
-            if not got:
+        view = memoryview(buffer)
+        while view:
+            self._wait(self._readable)
+            if not (got := self._process.stdout.readinto(view)) and got is not None:
                 raise _LostError("it ended amid its reply")
-            position += got
+            view = view[got or 0 :]
         return buffer
 
     def _read_tiles(
