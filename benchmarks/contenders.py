@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from mdmf_ops.detector import Detector, decode
+from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.tiles import tile_image
 
 Scores = dict[str, float]
@@ -43,6 +44,7 @@ def load() -> Detector:
 
 def _ideal_share(paths: list[str]) -> tuple[float, float, float, Scores]:
     detector = load()
+    keep_free_memory()  # as a scan's workers do
     mean_evidence(detector, read_tiles(paths[0], detector))  # the first one waits for what is set up late
     first_s, decode_s, model_s, scores = time.time(), 0.0, 0.0, {}
     for path in paths:

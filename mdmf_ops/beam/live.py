@@ -20,6 +20,7 @@ from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import DetectorHandler, Row, score_image
 from mdmf_ops.detector import ImageError, Score, Scorer
+from mdmf_ops.detector.heap import keep_free_memory
 
 BATCH_WAIT_S = 0.1
 """How long an image waits for others to make up its batch, in seconds."""
@@ -122,6 +123,7 @@ class _LiveHandler(DetectorHandler):
 
     def load_model(self) -> CurrentDetector:
         torch.set_num_threads(1)  # as in a scan: a worker process is a thread
+        keep_free_memory()
         return current_detector(self._options)
 
     def run_inference(

@@ -15,6 +15,7 @@ from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, ImageError, Limits, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
+from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.progress import Progress
@@ -86,6 +87,7 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
     def load_model(self) -> Scorer:
         # Two torch threads that contend for a core are 40 times slower than one: a worker process is a thread.
         torch.set_num_threads(1)
+        keep_free_memory()
         return self._options.load(self._options.assets)
 
     def run_inference(

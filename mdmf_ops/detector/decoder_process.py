@@ -6,8 +6,6 @@ Both ways a message is a head of two lengths, so much JSON, and so many bytes: n
 decoder speaks with the parent from here on.
 """
 
-import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 
 from mdmf_ops.detector.decode import Limits, decode
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, tile_image
 
 HEAD = struct.Struct(">IQ")
@@ -26,8 +25,8 @@ MAX_JSON_BYTES = 1 << 16
 
 _STATM = Path("/proc/self/statm")
 
-_KEPT_BYTES = 32 << 20
-"""A process that holds more than this of what images took gives it back to the system."""
+_PIECE_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
+"""Pixels of a megapixel stay with the process, and so much in all; what is larger goes back to the system."""
 
 
 def main() -> None:
@@ -40,6 +39,7 @@ def main() -> None:
     # From here on whatever a C library prints about a hostile file goes nowhere.
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    keep_free_memory(_PIECE_BYTES, _KEPT_BYTES)
     idle_bytes = _data_bytes()
     while head := requests.read(HEAD.size):
         text_bytes, content_bytes = HEAD.unpack(head)
@@ -56,7 +56,7 @@ def main() -> None:
             send(replies, describe(tiled), tiled.tiles)
         content = tiled = None
         if _data_bytes() > idle_bytes + _KEPT_BYTES:
-            _give_back_memory()
+            give_back_memory()  # else it would be added to what the next image takes
 
 
 def describe(tiled: TiledImage) -> dict[str, Any]:
@@ -102,9 +102,3 @@ def _decode(content: bytes, limits: Limits, geometry: TileGeometry, idle_bytes: 
 def _data_bytes() -> int:
     """What this process has allocated, as RLIMIT_DATA counts it; 0 where Linux does not say."""
     return int(_STATM.read_text().split()[5]) * resource.getpagesize() if _STATM.exists() else 0
-
-
-def _give_back_memory() -> None:
-    """Free memory amid what is in use stays with a process, and would be added to what the next image takes."""
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
@@ -107,7 +108,7 @@ def extract(
         digest.update(f"{image.path.resolve()} {image.path.stat().st_size}".encode())
     parts = []
     workers = usable_cores()
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin) as pool:
         for copy in range(copies):
             path = folder / f"{digest.hexdigest()[:16]}-{copy}.npz"
             if not path.exists():
@@ -129,6 +130,11 @@ def extract(
         backbone.in_context,
         backbone.views,
     )
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+    keep_free_memory()
 
 
 @torch.inference_mode()
