@@ -198,7 +198,11 @@ def main() -> None:
                     arguments.contenders[(i + turn) % len(arguments.contenders)]
                     for i in range(len(arguments.contenders))
                 ]
-                found = {name: run(name, work / "images", arguments.workers, work) for name in order}
+                found = {}
+                for name in order:
+                    found[name] = run(name, work / "images", arguments.workers, work)
+                    rate = found[name]["images_per_s"]
+                    print(f"{size}, round {turn + 1} of {turns}: {name} {rate:.1f} images/s", file=sys.stderr)
                 expected = found[order[0]]["scores"]
                 for name in order:
                     check_equal(name, found[name].pop("scores"), expected)
