@@ -135,7 +135,9 @@ def _local_uri(uri: str, local_root: str | None) -> str:
         root = Path(local_root).resolve()
         name = local_path(uri)
         path = (root / (name.decode() if isinstance(name, bytes) else name)).resolve()
-        inside = path.is_relative_to(root) and len(_encodable(str(path))) <= _MAX_PATH_BYTES
+        # What comes after links in a circle is not resolved the first time.
+        inside = path.is_relative_to(root) and path.resolve() == path
+        inside = inside and len(_encodable(str(path))) <= _MAX_PATH_BYTES
     except (ValueError, OSError, RuntimeError) as error:  # a NUL, a name too long, links in a circle
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: not a path: {error}") from error
     if not inside:
