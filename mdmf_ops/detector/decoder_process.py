@@ -40,14 +40,14 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     keep_free_memory(_PIECE_BYTES, _KEPT_BYTES)
-    idle_bytes = _data_bytes()
+    held_bytes = idle_bytes = _data_bytes()
     while head := requests.read(HEAD.size):
         text_bytes, content_bytes = HEAD.unpack(head)
         request = json.loads(requests.read(text_bytes))
         content = requests.read(content_bytes)
         limits, geometry = Limits(**request["limits"]), TileGeometry(**request["geometry"])
         try:
-            tiled = _decode(content, limits, geometry, idle_bytes)
+            tiled = _decode(content, limits, geometry, held_bytes)
         except ImageError as error:
             send(replies, {"error": error.code.value, "message": error.message})
         except MemoryError:
@@ -55,8 +55,9 @@ def main() -> None:
         else:
             send(replies, describe(tiled), tiled.tiles)
         content = tiled = None
-        if _data_bytes() > idle_bytes + _KEPT_BYTES:
-            give_back_memory()  # else it would be added to what the next image takes
+        if (held_bytes := _data_bytes()) > idle_bytes + _KEPT_BYTES:
+            give_back_memory()
+            held_bytes = _data_bytes()
 
 
 def describe(tiled: TiledImage) -> dict[str, Any]:
@@ -83,14 +84,14 @@ def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
     stream.flush()
 
 
-def _decode(content: bytes, limits: Limits, geometry: TileGeometry, idle_bytes: int) -> TiledImage:
-    """Decodes with memory bounded above what this process held before its first image; ends the process if its parent
-    is not there to do so in time.
+def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: int) -> TiledImage:
+    """Decodes with memory bounded above what this process held before it was given the image, which therefore fails or
+    not whatever came before it; ends the process if its parent is not there to do so in time.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
     signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
-    if idle_bytes:  # Linux, where the limit counts what is allocated
-        resource.setrlimit(resource.RLIMIT_DATA, (idle_bytes + limits.max_decode_bytes, before[1]))
+    if held_bytes:  # Linux, where the limit counts what is allocated
+        resource.setrlimit(resource.RLIMIT_DATA, (held_bytes + limits.max_decode_bytes, before[1]))
     try:
         return tile_image(decode(content, limits), geometry)
     finally:
