@@ -5,6 +5,7 @@ import sys
 import tarfile
 
 import clean
+import grpc
 import pytest
 from conftest import ROOT, write_images
 from emulators import free_port
@@ -83,7 +84,9 @@ def test_a_job_service_with_workers_out_of_the_sdist_gives_the_rows_of_one_proce
     with (
         environment.serve("apache_beam.runners.portability.local_job_service_main", *job_service),
         environment.serve("apache_beam.runners.worker.worker_pool_main", "--service_port", str(pool_port)),
+        grpc.insecure_channel(f"localhost:{pool_port}") as pool,
     ):
+        grpc.channel_ready_future(pool).result(timeout=60)
         scan(
             images,
             tmp_path / "out",
