@@ -37,7 +37,7 @@ from processes import family  # noqa: E402
 
 CONTENDERS = ("ideal", "mdmf scan", "DataLoader", "DataLoader, scoring", "Ray Data", "Beam, stock handler")
 SIZES = {"400px": (400, 300), "1mp": (1152, 864), "12mp": (4000, 3000)}
-PACKAGES = ("torch", "pillow", "simplejpeg", "apache-beam", "ray", "numpy")
+PACKAGES = ("torch", "onnxruntime", "pillow", "simplejpeg", "apache-beam", "ray", "numpy")
 _DISTINCT = {"400px": 500, "1mp": 200, "12mp": 48}
 """Images that are made; the rest are links to them."""
 _LARGEST_ERROR = 1e-3  # Of a score; threads and batches add up in other orders.

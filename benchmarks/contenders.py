@@ -36,9 +36,9 @@ def mean_evidence(detector: Detector, tiles: np.ndarray) -> float:
     return float(detector.evidence(tiles).mean(dtype=np.float64))
 
 
-def load() -> Detector:
-    """The embedded detector on one thread of the CPU."""
-    torch.set_num_threads(1)
+def load(threads: int = 1) -> Detector:
+    """The embedded detector on so many threads of the CPU."""
+    torch.set_num_threads(threads)
     return Detector.load(device="cpu")
 
 
@@ -87,9 +87,8 @@ class Files(torch.utils.data.Dataset):
 
 def dataloader(paths: list[str], workers: int) -> dict[str, Any]:
     """The loop that everybody writes first: workers decode, the main process scores."""
-    detector, scores, times_s = load(), {}, []
+    detector, scores, times_s = load(workers), {}, []
     loader = torch.utils.data.DataLoader(Files(paths, detector), batch_size=None, num_workers=workers)
-    torch.set_num_threads(workers)
     for name, tiles in loader:
         scores[name] = mean_evidence(detector, np.asarray(tiles))
         times_s.append(time.time())

@@ -15,8 +15,8 @@ Kernels are summed up block by block: memory does not grow with the number of pa
 import torch
 from torch import Tensor
 
-_BLOCK = 512
-"""Signatures on either side whose kernels are held at once."""
+_BLOCK = 256
+"""Signatures on either side whose kernels are held at once, of a few views: the second-level cache holds them."""
 
 
 def gaussian_kernel(a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
@@ -37,7 +37,7 @@ def gaussian_kernel(a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
     # which a kernel over 1 would follow.
     a = torch.cat([a, a.square().sum(-1, keepdim=True) / -2, torch.ones_like(a[..., :1])], -1)
     b = torch.cat([b, torch.ones_like(b[..., :1]), b.square().sum(-1, keepdim=True) / -2], -1)
-    return torch.exp((a @ b.transpose(-1, -2)).clamp_max(0))
+    return (a @ b.transpose(-1, -2)).clamp_max_(0).exp_()
 
 
 def kernel_mean(signatures: Tensor, bank: Tensor, width: Tensor | float, weights: Tensor | None = None) -> Tensor:

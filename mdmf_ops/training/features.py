@@ -108,11 +108,11 @@ def extract(
         digest.update(f"{image.path.resolve()} {image.path.stat().st_size}".encode())
     parts = []
     workers = usable_cores()
-    with ProcessPoolExecutor(workers, initializer=_begin) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(backbone,)) as pool:
         for copy in range(copies):
             path = folder / f"{digest.hexdigest()[:16]}-{copy}.npz"
             if not path.exists():
-                embed = partial(_embed, backbone, chain, (seed, copy))
+                embed = partial(_embed, chain, (seed, copy))
                 done = []
                 for part in pool.map(embed, range(len(images)), images, chunksize=8):
                     done.append(part)
@@ -132,15 +132,16 @@ def extract(
     )
 
 
-def _begin() -> None:
+def _begin(backbone: Backbone) -> None:
+    """Keeps the extractor in a worker process: it is not sent, and not set up, with each image."""
+    global _backbone
+    _backbone = backbone
     torch.set_num_threads(1)
     keep_free_memory()
 
 
 @torch.inference_mode()
-def _embed(
-    backbone: Backbone, chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage
-) -> np.ndarray:
+def _embed(chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray:
     """(K, f) float16 of one image after the chain."""
     try:
         pixels = decode(image.path.read_bytes()).image
@@ -149,5 +150,5 @@ def _embed(
     if chain != "none":
         apply = getattr(augment, chain) if isinstance(chain, str) else chain
         pixels = apply(pixels, np.random.default_rng([*seed, index]))
-    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry))
-    return backbone.seen(tiles).half().numpy()
+    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, _backbone.geometry))
+    return _backbone.seen(tiles).half().numpy()

@@ -8,7 +8,7 @@ images with a rectangle of other real images tell how much of the difference tha
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,19 +97,24 @@ def make_splices(
     progress: Progress,
 ) -> list[Splice]:
     """`count` splices of random hosts with random donors, each drawn from (seed, its number)."""
-    embed = partial(_embed, hosts, donors, backbone, seed)
     made = []
-    with ProcessPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for one in pool.map(embed, range(count)):
+    with ProcessPoolExecutor(usable_cores(), initializer=_begin, initargs=(hosts, donors, backbone, seed)) as pool:
+        for one in pool.map(_embed, range(count)):
             made.append(one)
             progress(len(made), count)
     return made
 
 
+def _begin(*shared: Any) -> None:
+    """Keeps in a worker process what every splice needs."""
+    global _shared
+    _shared = shared
+    torch.set_num_threads(1)
+
+
 @torch.inference_mode()
-def _embed(
-    hosts: Sequence[LabelledImage], donors: Sequence[LabelledImage], backbone: Backbone, seed: int, number: int
-) -> Splice:
+def _embed(number: int) -> Splice:
+    hosts, donors, backbone, seed = _shared
     rng = np.random.default_rng([seed, number])
     host = hosts[rng.integers(len(hosts))]
     others = [image for image in donors if image.path != host.path]
