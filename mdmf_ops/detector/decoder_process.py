@@ -6,24 +6,25 @@ Both ways a message is a head of two lengths, so much JSON, and so many bytes: n
 decoder speaks with the parent from here on.
 """
 
+import functools
 import json
 import os
 import resource
 import signal
 import struct
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from mdmf_ops.detector.decode import Limits, decode
+from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
-from mdmf_ops.detector.tiles import TiledImage, TileGeometry, tile_image
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, decode_tiles
 
 HEAD = struct.Struct(">IQ")
 MAX_JSON_BYTES = 1 << 16
 
-_STATM = Path("/proc/self/statm")
+DESCRIPTION = ("width_px", "height_px", "image_format", "jpeg_quality", "decode_us")
+"""Of an image, in a reply."""
 
 _PIECE_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
 """Pixels of a megapixel stay with the process, and so much in all; what is larger goes back to the system."""
@@ -43,9 +44,8 @@ def main() -> None:
     held_bytes = idle_bytes = _data_bytes()
     while head := requests.read(HEAD.size):
         text_bytes, content_bytes = HEAD.unpack(head)
-        request = json.loads(requests.read(text_bytes))
+        limits, geometry = _read_request(requests.read(text_bytes))
         content = requests.read(content_bytes)
-        limits, geometry = Limits(**request["limits"]), TileGeometry(**request["geometry"])
         try:
             tiled = _decode(content, limits, geometry, held_bytes)
         except ImageError as error:
@@ -62,24 +62,30 @@ def main() -> None:
 
 def describe(tiled: TiledImage) -> dict[str, Any]:
     """What a reply says of an image; where its tiles lie follows from its size."""
-    return {name: getattr(tiled, name) for name in ("width_px", "height_px", "image_format", "jpeg_quality")}
+    return {name: getattr(tiled, name) for name in DESCRIPTION}
 
 
-def make_request(limits: Limits, geometry: TileGeometry) -> dict[str, Any]:
-    """What a request says beside the image."""
-    return {"limits": asdict(limits), "geometry": asdict(geometry)}
+@functools.lru_cache(1)
+def make_request(limits: Limits, geometry: TileGeometry) -> bytes:
+    """What a request says beside the image, of which one is like the other."""
+    return json.dumps({"limits": asdict(limits), "geometry": asdict(geometry)}).encode()
 
 
-def pack(message: dict[str, Any], content_bytes: int) -> bytes:
-    """A message as far as its content."""
-    text = json.dumps(message).encode()
+@functools.lru_cache(1)
+def _read_request(text: bytes) -> tuple[Limits, TileGeometry]:
+    request = json.loads(text)
+    return Limits(**request["limits"]), TileGeometry(**request["geometry"])
+
+
+def pack(text: bytes, content_bytes: int) -> bytes:
+    """A message, of so much JSON, as far as its content."""
     return HEAD.pack(len(text), content_bytes) + text
 
 
 def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
     """Writes one message; `content` is any contiguous buffer."""
     view = memoryview(content)
-    stream.write(pack(message, view.nbytes))
+    stream.write(pack(json.dumps(message).encode(), view.nbytes))
     stream.write(view)
     stream.flush()
 
@@ -93,7 +99,7 @@ def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: 
     if held_bytes:  # Linux, where the limit counts what is allocated
         resource.setrlimit(resource.RLIMIT_DATA, (held_bytes + limits.max_decode_bytes, before[1]))
     try:
-        return tile_image(decode(content, limits), geometry)
+        return decode_tiles(content, geometry, limits)
     finally:
         # Two plain calls: where memory is full, there is none to run a context manager.
         resource.setrlimit(resource.RLIMIT_DATA, before)
@@ -102,4 +108,13 @@ def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: 
 
 def _data_bytes() -> int:
     """What this process has allocated, as RLIMIT_DATA counts it; 0 where Linux does not say."""
-    return int(_STATM.read_text().split()[5]) * resource.getpagesize() if _STATM.exists() else 0
+    try:
+        return int(os.pread(_statm(), 256, 0).split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(1)
+def _statm() -> int:
+    """Opened once: it is read after each image."""
+    return os.open("/proc/self/statm", os.O_RDONLY)

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdmf_ops.detector.decode import FORMATS, Limits
-from mdmf_ops.detector.decoder_process import HEAD, MAX_JSON_BYTES, make_request, pack
+from mdmf_ops.detector.decoder_process import DESCRIPTION, HEAD, MAX_JSON_BYTES, make_request, pack
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
@@ -44,8 +45,17 @@ class _LostError(Exception):
     """The process died or spoke nonsense."""
 
 
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    """What goes wrong between the two is a lost process."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _LostError(f"{type(error).__name__}: {error}") from error
+
+
 class _Decoder:
-    """One process; `ask` serves one thread at a time."""
+    """One process; `ask` and `answer` serve one thread at a time."""
 
     def __init__(self):
         self._timed_out = False
@@ -74,29 +84,33 @@ class _Decoder:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
+    def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> None:
+        """Has it begin; `answer` has the tiles."""
         self._begin(limits.max_decode_s)
-        try:
+        with _lost():
             self._write(pack(make_request(limits, geometry), len(content)))
             self._write(content)
+
+    def answer(self, geometry: TileGeometry, limits: Limits) -> TiledImage:
+        with _lost():
             reply, tiles_bytes = self._receive()
             return self._read_tiles(reply, tiles_bytes, geometry, limits)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _LostError(f"{type(error).__name__}: {error}") from error
 
     def _begin(self, seconds: float) -> None:
         """From now on it has so much time."""
         self._seconds, self._turns = seconds, _PATIENCE
-        self._began_cpu_s, self._turn_ends_s = self._cpu_s(), time.monotonic() + seconds
+        self._began_s, self._began_cpu_s = time.monotonic(), self._cpu_s()
+        self._turn_ends_s = self._began_s + seconds
 
     def _wait(self, pipe: select.poll) -> None:
         """Returns once a pipe is ready, or broken; kills a decoder whose time is up."""
         while True:
             left_s = self._turn_ends_s - time.monotonic()
+            if pipe.poll(1000 * max(left_s, 0)):  # even where time is up: it may have waited for us
+                return
             if left_s > 0:
-                if pipe.poll(1000 * left_s):
-                    return
-            elif self._is_starved():
+                continue
+            if self._is_starved():
                 self._turn_ends_s += self._seconds
             else:
                 self._timed_out = True
@@ -147,9 +161,7 @@ class _Decoder:
     ) -> TiledImage:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
-        width_px, height_px, image_format, quality = (
-            reply[name] for name in ("width_px", "height_px", "image_format", "jpeg_quality")
-        )
+        width_px, height_px, image_format, quality, decode_us = (reply[name] for name in DESCRIPTION)
         if image_format not in FORMATS or not (quality is None or 1 <= int(quality) <= 100):
             raise _LostError("a reply about no image")
         limits.check_size(int(width_px), int(height_px))
@@ -158,7 +170,8 @@ class _Decoder:
         if tiles.nbytes != tiles_bytes:
             raise _LostError(f"tiles of {tiles_bytes} bytes, {tiles.nbytes} were expected")
         self._read(tiles.data.cast("B"))
-        return TiledImage(tiles, plan, width_px, height_px, image_format, quality)
+        took_us = 1e6 * (time.monotonic() - self._began_s)
+        return TiledImage(tiles, plan, width_px, height_px, image_format, quality, int(min(max(decode_us, 0), took_us)))
 
     def end(self) -> None:
         self._process.kill()
@@ -209,33 +222,67 @@ def _end_all() -> None:
             _idle.pop().end()
 
 
-def decode_isolated(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
-    """`tile_image(decode(content, limits), geometry)` in another process, within the limits of time and memory.
+class Decoding:
+    """`decode_tiles(content, geometry, limits)` by another process, within the limits of time and memory.
+
+    The process begins at once; `result` waits for it. One of the two, `result` or `drop`, must be called.
 
     Raises:
-        ImageError: as `decode` does, and `timeout`, `decoder_crashed`, `out_of_memory`.
         RuntimeError: no process can be started.
     """
-    limits.check_bytes(len(content))
-    for last_try in (False, True):
+
+    def __init__(self, content: bytes, geometry: TileGeometry, limits: Limits):
+        self._content, self._geometry, self._limits = content, geometry, limits
+        self._decoder = self._ask() if 0 < len(content) <= limits.max_bytes else None
+
+    def _ask(self) -> _Decoder:
         decoder = _take()
         try:
-            tiled = decoder.ask(content, geometry, limits)
-        except ImageError:
-            _give_back(decoder)
-            raise
+            decoder.ask(self._content, self._geometry, self._limits)
         except _LostError:
-            error = decoder.cause_of_death(limits)
-            # A kill may have come from outside, for whatever reason: then the image is innocent.
-            if last_try or error.code is not ErrorCode.OUT_OF_MEMORY:
-                raise error from None
+            pass  # there will be no answer
         except BaseException:
             decoder.end()
             raise
-        else:
-            _give_back(decoder)
-            return tiled
-    raise AssertionError("the last try returns or raises")
+        return decoder
+
+    def result(self) -> TiledImage:
+        """The tiles.
+
+        Raises:
+            ImageError: as `decode` does, and `timeout`, `decoder_crashed`, `out_of_memory`.
+        """
+        self._limits.check_bytes(len(self._content))
+        for last_try in (False, True):
+            decoder, self._decoder = self._decoder, None
+            try:
+                tiled = decoder.answer(self._geometry, self._limits)
+            except ImageError:
+                _give_back(decoder)
+                raise
+            except _LostError:
+                error = decoder.cause_of_death(self._limits)
+                # A kill may have come from outside, for whatever reason: then the image is innocent.
+                if last_try or error.code is not ErrorCode.OUT_OF_MEMORY:
+                    raise error from None
+                self._decoder = self._ask()
+            except BaseException:
+                decoder.end()
+                raise
+            else:
+                _give_back(decoder)
+                return tiled
+        raise AssertionError("the last try returns or raises")
+
+    def drop(self) -> None:
+        """Ends what nobody waits for."""
+        if self._decoder is not None:
+            self._decoder.end()
+
+
+def decode_isolated(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
+    """The tiles of an image; see `Decoding`, whose errors it raises."""
+    return Decoding(content, geometry, limits).result()
 
 
 def _give_back(decoder: _Decoder) -> None:

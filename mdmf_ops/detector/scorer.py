@@ -5,16 +5,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
-from mdmf_ops.detector.decode import DecodedImage, Limits, decode
+from mdmf_ops.detector.decode import DecodedImage, Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.isolation import decode_isolated
-from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, tile_image
+from mdmf_ops.detector.isolation import Decoding
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles, tile_image
 
 DEFAULT_ALPHA = 0.01
 
@@ -30,7 +31,8 @@ class Score:
         evidence: (T * grid_rows * grid_cols,) float32, tile by tile, each in raster order.
         plan: where the tiles lie, in px of the upright image.
         width_px, height_px: of the upright image; its pixels are not kept.
-        decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0.
+        decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0. While one
+            image is scored the next one is decoded.
     """
 
     mmd2: float
@@ -123,25 +125,37 @@ class Scorer(ABC):
 
     def scores(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
         """The same, each as soon as it and those before it are there."""
-        return (map if self._pool is None else self._pool.map)(self._score_one, batch)
+        if self._pool is not None:
+            return self._pool.map(lambda content: self._score(_tiles(self._begin(content))), batch)
+        return self._one_by_one(batch)
 
-    def _score_one(self, content: bytes) -> Score | ImageError:
+    def _one_by_one(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
+        """While an image is scored, the next one is decoded in its own process."""
+        waiting = map(self._begin, batch)
+        decoding = next(waiting, None)
+        try:
+            while decoding is not None:
+                tiled = _tiles(decoding)
+                decoding = next(waiting, None)
+                yield self._score(tiled)
+        finally:
+            if decoding is not None:
+                decoding.drop()
+
+    def _begin(self, content: bytes) -> "Decoding | _Here":
+        return (Decoding if self.isolated else _Here)(content, self.terms.geometry, self.limits)
+
+    def _score(self, tiled: TiledImage | ImageError) -> Score | ImageError:
+        if isinstance(tiled, ImageError):
+            return tiled
         started_ns = time.perf_counter_ns()
         try:
-            image = self._tiles_of(content)
-            decoded_ns = time.perf_counter_ns()
-            score = self.score_tiles(image)
+            score = self.score_tiles(tiled)
         except ImageError as error:
             return error
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
             return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
-        scored_ns = time.perf_counter_ns()
-        return replace(score, decode_us=(decoded_ns - started_ns) // 1000, score_us=(scored_ns - decoded_ns) // 1000)
-
-    def _tiles_of(self, content: bytes) -> TiledImage:
-        if self.isolated:
-            return decode_isolated(content, self.terms.geometry, self.limits)
-        return tile_image(decode(content, self.limits), self.terms.geometry)
+        return replace(score, score_us=(time.perf_counter_ns() - started_ns) // 1000)
 
     def score_decoded(self, image: DecodedImage) -> Score:
         """Scores one decoded image. Raises ImageError where no finite score comes out."""
@@ -167,4 +181,22 @@ class Scorer(ABC):
             height_px=image.height_px,
             image_format=image.image_format,
             jpeg_quality=image.jpeg_quality,
+            decode_us=image.decode_us,
         )
+
+
+class _Here:
+    """Stands for a `Decoding` where images are decoded in this process: when the result is asked for."""
+
+    def __init__(self, content: bytes, geometry: TileGeometry, limits: Limits):
+        self.result = partial(decode_tiles, content, geometry, limits)
+
+    def drop(self) -> None:
+        """Nothing has begun."""
+
+
+def _tiles(decoding: Decoding | _Here) -> TiledImage | ImageError:
+    try:
+        return decoding.result()
+    except ImageError as error:
+        return error

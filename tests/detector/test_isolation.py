@@ -91,6 +91,33 @@ def outcome(content, limits=LIMITS):
         return error
 
 
+def test_a_decoder_that_waited_for_its_parent_did_not_hang(monkeypatch):
+    # Tiles of 1.6 MB fill the pipe: it cannot end before it is read, which is after its time.
+    content = encode(photo(3, 768, 768), "PNG")
+    decoding = isolation.Decoding(content, GEOMETRY, LIMITS)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 2 * LIMITS.max_decode_s)
+    while not decoding._decoder._readable.poll(1000):
+        pass
+    found = decoding.result()
+    np.testing.assert_array_equal(found.tiles, tile_image(decode(content), GEOMETRY).tiles)
+    assert found.decode_us > 0
+
+
+def test_two_images_at_once_are_with_two_decoders():
+    contents = [encode(photo(i, 300, 200)) for i in range(2)]
+    first, second = (isolation.Decoding(content, GEOMETRY, LIMITS) for content in contents)
+    assert first._decoder is not second._decoder
+    for decoding, content in ((second, contents[1]), (first, contents[0])):
+        np.testing.assert_array_equal(decoding.result().tiles, tile_image(decode(content), GEOMETRY).tiles)
+
+
+def test_a_decoder_that_is_gone_when_it_is_asked_costs_no_image(sabotage):
+    decoding = isolation.Decoding(encode(photo(1)), GEOMETRY, LIMITS)
+    decoding._decoder._process.kill()
+    assert decoding.result().plan.origins  # as if the system had killed it for its memory
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_isolated_tiles_are_those_of_this_process(name):
     content = save(Image.fromarray(photo(3, 500, 700)), name)

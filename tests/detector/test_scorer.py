@@ -48,16 +48,16 @@ def decoded(monkeypatch):
                 return condition.wait_for(lambda: self.count >= number, DEADLINE_S)
 
     found = Decoded()
-    real = scorer.decode_isolated
+    real = scorer.Decoding.result
 
-    def decode(content, geometry, limits):
-        image = real(content, geometry, limits)
+    def result(decoding):
+        image = real(decoding)
         with condition:
             found.count += 1
             condition.notify_all()
         return image
 
-    monkeypatch.setattr(scorer, "decode_isolated", decode)
+    monkeypatch.setattr(scorer.Decoding, "result", result)
     return found
 
 
@@ -104,6 +104,39 @@ def test_results_come_one_by_one(detector, batch, decoded):
     assert decoded.count == 0
     next(results)
     assert decoded.count == 1
+
+
+def test_on_the_cpu_the_next_image_is_begun_before_one_is_scored(detector, batch, monkeypatch):
+    events = []
+    begin = scorer.Decoding.__init__
+
+    def begun(decoding, content, *rest):
+        events.append(f"begun {batch.index(content)}")
+        begin(decoding, content, *rest)
+
+    def network(tiles):
+        events.append("scored")
+        return np.zeros(4, np.float32)
+
+    monkeypatch.setattr(scorer.Decoding, "__init__", begun)
+    Watched(detector, 1, network).score(batch[:3])
+    assert events == ["begun 0", "begun 1", "scored", "begun 2", "scored", "scored"]
+
+
+def test_what_was_begun_and_is_not_asked_for_is_ended(detector, batch, monkeypatch):
+    dropped, drop = [], scorer.Decoding.drop
+
+    def counted(decoding):
+        dropped.append(decoding._decoder._process)
+        drop(decoding)
+
+    monkeypatch.setattr(scorer.Decoding, "drop", counted)
+    results = detector.scores(batch[:3])
+    next(results)
+    results.close()
+    [process] = dropped
+    assert process.wait(10) != 0, "it waits to be read, for ever"
+    assert list(map(outcome, detector.score(batch[:3]))) == list(map(outcome, detector.scores(batch[:3])))
 
 
 def test_on_a_gpu_convolutions_keep_float32_and_what_was_set_before_comes_back():
