@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
@@ -195,8 +195,10 @@ def build(
     )
 
 
-def launch(options: RescanOptions, progress: Progress | None = None) -> tuple[Run, PipelineResult]:
-    """Builds the rescan and starts it on the runner that the options name.
+def launch(
+    options: RescanOptions, progress: Progress | None = None, runner: PipelineRunner | None = None
+) -> tuple[Run, PipelineResult]:
+    """Builds the rescan and starts it, on the runner that the options name if none is given.
 
     Raises:
         ValueError: an option is missing or unfit.
@@ -211,7 +213,7 @@ def launch(options: RescanOptions, progress: Progress | None = None) -> tuple[Ru
     options.skip_unchanged = options.skip_unchanged and absolute(options.skip_unchanged)
     options.assets = options.assets and absolute(options.assets)
     run = Run.start(absolute(options.output), options.run_id)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = beam.Pipeline(runner, options=options)
     build(pipeline, run, options, progress)
     return run, pipeline.run()
 

@@ -22,19 +22,20 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mdmf_ops.beam.commit import read_manifest, read_manifests
+from mdmf_ops.beam.forked import ForkedWorkers, can_fork
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.load import local_copy
@@ -52,11 +53,6 @@ from model_assets import AssetError
 from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
 
 TAKES_BEAM_FLAGS = True
-
-_MOST_THREADS, _MOST_BY_THREADS = 4, 1000
-"""Workers that may be threads of this process, and images that they are asked for. Threads import Beam and torch and
-load the detector once, not once for each: they start in half the time. But Python lets one of them run at a time, so
-that processes are a fifth faster from then on."""
 
 _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
@@ -76,18 +72,16 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     _check(arguments)
     if arguments.dry_run:
         return _dry_run(arguments)
-    if _is_local(rest):
-        direct = options.view_as(DirectOptions)
-        direct.direct_running_mode = _running_mode(direct.direct_num_workers, arguments)
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
-        progress = Progress(folder)
+    with contextlib.ExitStack() as stack:
+        progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
+        runner = _workers(options, arguments, stack) if _is_local(rest) else None
         show = sys.stderr.isatty() and not arguments.json
         with _Watch(progress) if show else _Silence():
             try:
                 # Beam's threads print a traceback of whatever fails in them.
                 with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
-                    scan, result = launch(options, progress)
+                    scan, result = launch(options, progress, runner)
                     result.wait_until_finish()
             except KeyboardInterrupt:
                 raise
@@ -124,22 +118,17 @@ def _is_local(rest: list[str]) -> bool:
     return not any(flag.split("=")[0] == "--runner" for flag in rest)
 
 
-def _running_mode(workers: int, arguments: argparse.Namespace) -> str:
-    """How Beam's local runner runs so many workers."""
-    if workers == 1:
-        return "in_memory"
-    # Of a GPU's network only two images of each process are on their way at once.
-    device = arguments.device
-    on_cpu = device == "cpu" or (device == "auto" and pick_device(device).type == "cpu")
-    by_threads = on_cpu and workers <= _MOST_THREADS and _are_few(arguments)
-    return "multi_threading" if by_threads else "multi_processing"
-
-
-def _are_few(arguments: argparse.Namespace) -> bool:
-    """Whether few images are asked for; what lies in a bucket is not counted."""
-    if any(is_gcs(absolute(place)) for place in (*arguments.inputs, *arguments.input_list)):
-        return False
-    return sum(1 for _ in islice(_inputs(arguments), _MOST_BY_THREADS + 1)) <= _MOST_BY_THREADS
+def _workers(options: RescanOptions, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> FnApiRunner:
+    """Beam's local runner with its workers: forks of this process, where they may be."""
+    direct = options.view_as(DirectOptions)
+    if direct.direct_num_workers == 1:
+        return FnApiRunner()
+    if pick_device(arguments.device).type == "cpu" and can_fork():
+        return FnApiRunner(
+            default_environment=stack.enter_context(ForkedWorkers(quiet=not arguments.verbose)).environment
+        )
+    direct.direct_running_mode = "multi_processing"
+    return FnApiRunner()
 
 
 def _check(arguments: argparse.Namespace) -> None:

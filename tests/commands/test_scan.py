@@ -1,51 +1,51 @@
 """How a scan runs on this machine."""
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from apache_beam.options.pipeline_options import DirectOptions
 from conftest import encode, photo, tiny
 
 from mdmf_ops.commands import scan
 
 
 @pytest.mark.parametrize(
-    ("workers", "device", "gpu", "count", "mode"),
+    ("workers", "device", "gpu", "forkable", "expected"),
     [
-        (1, "cpu", False, 3, "in_memory"),
-        (2, "cpu", False, 3, "multi_threading"),
-        (4, "auto", False, 3, "multi_threading"),
-        (5, "auto", False, 3, "multi_processing"),
-        (2, "cpu", True, 3, "multi_threading"),
-        (2, "auto", True, 3, "multi_processing"),
-        (2, "cuda", True, 3, "multi_processing"),
-        (2, "cpu", False, 1000, "multi_threading"),
-        (2, "cpu", False, 1001, "multi_processing"),
+        (1, "cpu", False, True, "in_memory"),
+        (2, "cpu", False, True, "forks"),
+        (64, "auto", False, True, "forks"),
+        (2, "cpu", True, True, "forks"),
+        (2, "auto", True, True, "multi_processing"),
+        (2, "cuda", True, True, "multi_processing"),
+        (2, "cpu", False, False, "multi_processing"),
     ],
 )
-def test_few_images_are_scored_by_threads_that_load_one_detector(
-    monkeypatch, tmp_path, workers, device, gpu, count, mode
-):
+def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, forkable, expected):
+    """A process that has touched a GPU, or has other threads, is not forked."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    for i in range(count):
-        (tmp_path / f"{i}.jpg").touch()
-    (tmp_path / "notes.txt").touch()
+    monkeypatch.setattr(scan, "can_fork", lambda: forkable)
     parser = argparse.ArgumentParser()
     scan.add_arguments(parser)
-    arguments = parser.parse_args([str(tmp_path), "--output", "out", "--device", device, "--suffix", ".jpg"])
-    assert scan._running_mode(workers, arguments) == mode
-
-
-def test_images_in_a_bucket_are_not_counted_to_find_out():
-    parser = argparse.ArgumentParser()
-    scan.add_arguments(parser)
-    assert scan._running_mode(2, parser.parse_args(["gs://no-such-bucket/in", "--device", "cpu"])) == "multi_processing"
+    arguments = parser.parse_args(["in", "--output", "out", "--device", device, "--workers", str(workers)])
+    options = scan._options(arguments, [])
+    entered = contextlib.nullcontext(SimpleNamespace(environment="forks"))
+    with contextlib.ExitStack() as stack:
+        # A nursery is real in tests/beam/test_forked.py; pytest's own process has threads.
+        monkeypatch.setattr(scan, "ForkedWorkers", lambda quiet: entered)
+        runner = scan._workers(options, arguments, stack)
+    mode = options.view_as(DirectOptions).direct_running_mode
+    assert ("forks" if runner._default_environment == "forks" else mode) == expected
+    assert options.view_as(DirectOptions).direct_num_workers == workers
 
 
 @pytest.fixture
