@@ -154,7 +154,8 @@ class MicroBackbone(Backbone):
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, PATCH_DIM) float32."""
         tiles = tiles.float()
-        statistics = [log_energies(tiles, self.geometry.patch_px)]
+        patch_px, (height_px, width_px) = self.geometry.patch_px, tiles.shape[2:]
+        statistics = [log_energies(tiles, patch_px).permute(0, 2, 3, 1)]
         x = (F.avg_pool2d(tiles, _SHRINK) - 127) / 128  # as EfficientNet-Lite was trained
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         stride = 2 * _SHRINK
@@ -162,8 +163,8 @@ class MicroBackbone(Backbone):
             x = block(x)
             stride *= block_stride
             if read:
-                statistics += _patch_statistics(x, stride, self.geometry.patch_px, statistics[0].shape[2:])
-        return torch.cat(statistics, dim=1).permute(0, 2, 3, 1)
+                statistics += _patch_statistics(x, stride, patch_px, (height_px // patch_px, width_px // patch_px))
+        return torch.cat(statistics, dim=-1)
 
     def in_context(self, patches: Tensor) -> Tensor:
         """(K, PATCH_DIM) -> (K, 3 * PATCH_DIM): each patch, the image's mean, the image's deviation."""
@@ -195,17 +196,18 @@ def _patch_statistics(x: Tensor, cell_px: int, patch_px: int, grid: Sequence[int
         grid: rows and columns of patches in a tile.
 
     Returns:
-        One or two of (T, C, rows, columns).
+        One or two of (T, rows, columns, C).
     """
     if cell_px >= patch_px:
         patches = cell_px // patch_px
         # A cell at the lower or right edge may reach beyond the tile.
-        return [x.repeat_interleave(patches, 2).repeat_interleave(patches, 3)[:, :, : grid[0], : grid[1]]]
+        cells = x.permute(0, 2, 3, 1)
+        return [cells.repeat_interleave(patches, 1).repeat_interleave(patches, 2)[:, : grid[0], : grid[1]]]
     cells = patch_px // cell_px
     mean = F.avg_pool2d(x, cells)
     variance = F.avg_pool2d(x.square(), cells) - mean.square()
     # Rounding may leave the variance of a flat patch below zero.
-    return [mean, variance.clamp_min(1e-8).sqrt()]
+    return [statistic.permute(0, 2, 3, 1) for statistic in (mean, variance.clamp_min(1e-8).sqrt())]
 
 
 class _SameConv(nn.Module):
