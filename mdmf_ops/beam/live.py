@@ -20,7 +20,7 @@ from mdmf_ops.beam.messages import parse_message
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import DetectorHandler, Row, score_image
 from mdmf_ops.detector import ImageError, Score, Scorer
-from mdmf_ops.detector.heap import keep_free_memory
+from mdmf_ops.detector.worker import be_one_of_several
 
 BATCH_WAIT_S = 0.1
 """How long an image waits for others to make up its batch, in seconds."""
@@ -122,8 +122,7 @@ class _LiveHandler(DetectorHandler):
         return size if self._batch_wait_s is None else size | {"max_batch_duration_secs": self._batch_wait_s}
 
     def load_model(self) -> CurrentDetector:
-        torch.set_num_threads(1)  # as in a scan: a worker process is a thread
-        keep_free_memory()
+        be_one_of_several()
         return current_detector(self._options)
 
     def run_inference(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
-import torch
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
@@ -15,9 +14,9 @@ from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, ImageError, Limits, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
-from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
+from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.progress import Progress
 from mdmf_ops.provenance import read_declaration
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
@@ -85,9 +84,7 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         self._progress = progress
 
     def load_model(self) -> Scorer:
-        # Two torch threads that contend for a core are 40 times slower than one: a worker process is a thread.
-        torch.set_num_threads(1)
-        keep_free_memory()
+        be_one_of_several()
         return self._options.load(self._options.assets)
 
     def run_inference(

@@ -19,8 +19,8 @@ from torch import Tensor
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
-from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
+from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
 
@@ -136,8 +136,7 @@ def _begin(backbone: Backbone) -> None:
     """Keeps the extractor in a worker process: it is not sent, and not set up, with each image."""
     global _backbone
     _backbone = backbone
-    torch.set_num_threads(1)
-    keep_free_memory()
+    be_one_of_several()
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from mdmf_ops.beam import score
 from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
 
-FLOOR = 0.75
+FLOOR = 0.85
 """CPU time of the loop for an image, over that of a scan: isolated decoders, Beam and the rows may cost the rest."""
 
 IMAGES, FIRST, ROUNDS = 28, 4, 3
