@@ -64,14 +64,25 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
         rows: in any order; they are sorted by image_uri.
 
     Returns:
+        What `write_table` does.
+
+    Raises:
+        SchemaError: a row does not fit.
+        CommitError: as `write_table` does.
+    """
+    return write_table(run, shard, num_shards, to_table(sorted(rows, key=lambda row: row["image_uri"])))
+
+
+def write_table(run: Run, shard: int, num_shards: int, table: pa.Table) -> dict[str, Any]:
+    """Writes one shard as `write_shard` does, from a table of the schema that is sorted by image_uri.
+
+    Returns:
         What the manifest says of the file, path (relative to the output), rows, bytes and sha256; and, to be
         added up, counts, timings and bytes_read, the size of the images whose bytes were read.
 
     Raises:
-        SchemaError: a row does not fit.
         CommitError: what was read back is not what was written, or the run was started anew meanwhile.
     """
-    table = to_table(sorted(rows, key=lambda row: row["image_uri"]))
     name = run.data_file(shard, num_shards)
     with temporary_file(run) as path:
         pq.write_table(

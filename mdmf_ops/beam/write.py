@@ -1,15 +1,19 @@
 """`WriteScores`: rows to a committed Parquet run, by the rules of `mdmf_ops.beam.commit`."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.pvalue import AsList, AsSingleton
 from apache_beam.transforms.stats import ApproximateQuantiles
+from apache_beam.transforms.window import GlobalWindows, WindowedValue
 
-from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
+from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_table
 from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.packed import pack, unpack
 from mdmf_ops.beam.run import Run
 
 ROWS_PER_FILE = 100_000
@@ -18,6 +22,9 @@ ROWS_PER_FILE = 100_000
 QUANTILES = 1000
 """Finest cut of the URIs, and so the most files of a run whose number is not given: 100 million rows in the usual
 size, and larger files beyond."""
+
+_MOST_WAITING = 250
+"""Rows that a worker holds until they are packed: 2.5 MB."""
 
 
 class WriteScores(beam.PTransform):
@@ -69,7 +76,7 @@ class WriteScores(beam.PTransform):
         retracted = expected | "Retract" >> beam.Map(lambda _expected, run: retract(run), self._run)
         files = (
             rows
-            | "KeyByShard" >> beam.Map(with_shard, AsSingleton(bounds))
+            | "KeyByShard" >> beam.ParDo(_PackDoFn(), AsSingleton(bounds)).with_output_types(tuple[int, bytes])
             | "Group" >> beam.GroupByKey()
             | "WriteShard" >> beam.Map(_write, self._run, AsSingleton(bounds), AsSingleton(retracted))
         )
@@ -91,11 +98,37 @@ def with_shard(row: dict[str, Any], bounds: list[str]) -> tuple[int, dict[str, A
     return bisect_right(bounds, row["image_uri"]), row
 
 
-def _write(
-    shard_rows: tuple[int, Iterable[dict[str, Any]]], run: Run, bounds: list[str], _retracted: None
-) -> dict[str, Any]:
-    shard, rows = shard_rows
-    return write_shard(run, shard, len(bounds) + 1, rows)
+class _PackDoFn(beam.DoFn):
+    """Rows to packed ones by shard. A runner on one machine keeps them all in memory until the last is scored."""
+
+    def start_bundle(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._left = _MOST_WAITING
+
+    def process(self, row: dict[str, Any], bounds: list[str]) -> Iterator[tuple[int, bytes]]:
+        shard, row = with_shard(row, bounds)
+        self._waiting[shard].append(row)
+        self._left -= 1
+        if not self._left:
+            yield from self._pack()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self._pack())
+
+    def _pack(self) -> Iterator[tuple[int, bytes]]:
+        for shard, rows in self._waiting.items():
+            yield shard, pack(rows)
+        self._begin()
+
+
+def _write(shard_rows: tuple[int, Iterable[bytes]], run: Run, bounds: list[str], _retracted: None) -> dict[str, Any]:
+    shard, packed = shard_rows
+    # By default Arrow keeps what it frees, apart from what the C library does.
+    pa.set_memory_pool(pa.system_memory_pool())
+    return write_table(run, shard, len(bounds) + 1, unpack(packed))
 
 
 def _commit(

@@ -70,16 +70,16 @@ def test_replayed_bundles_give_no_duplicate_row(images, tmp_path, scanned):
 
 
 def test_a_bundle_that_fails_after_writing_is_made_good_by_the_rerun(images, tmp_path, scanned, monkeypatch):
-    write_shard = mdmf_ops.beam.write.write_shard
+    write_table = mdmf_ops.beam.write.write_table
 
-    def write_then_fail(run, shard, num_shards, rows):
-        file = write_shard(run, shard, num_shards, rows)
+    def write_then_fail(run, shard, num_shards, table):
+        file = write_table(run, shard, num_shards, table)
         if shard == 1:
             raise OSError("the worker was lost")
         return file
 
     with monkeypatch.context() as patch:
-        patch.setattr(mdmf_ops.beam.write, "write_shard", write_then_fail)
+        patch.setattr(mdmf_ops.beam.write, "write_table", write_then_fail)
         with pytest.raises(Exception, match="the worker was lost"):
             scan(images, tmp_path, num_shards=3)
     assert not list(Path(tmp_path).glob("_runs/*"))
@@ -94,7 +94,7 @@ def test_a_failed_rerun_takes_the_old_manifest_back(images, tmp_path, monkeypatc
     def fail(*_args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(mdmf_ops.beam.write, "write_shard", fail)
+    monkeypatch.setattr(mdmf_ops.beam.write, "write_table", fail)
     with pytest.raises(Exception, match="disk full"):
         scan(images, tmp_path)
     assert not list(Path(tmp_path).glob("_runs/*"))

@@ -1,0 +1,23 @@
+"""Rows by way of the shards' packed ones: each is written once, whatever fills up when."""
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import pytest
+from conftest import files_in, make_row
+
+import mdmf_ops.beam.write
+from mdmf_ops.beam import Run, WriteScores
+from mdmf_ops.beam.image import ImageRef
+
+
+@pytest.mark.parametrize(("images", "most_waiting", "num_shards"), [(100, 7, 3), (100, 100, 1), (3, 7, 1), (0, 7, 1)])
+def test_every_row_is_written_once_in_the_file_of_its_stretch(tmp_path, monkeypatch, images, most_waiting, num_shards):
+    monkeypatch.setattr(mdmf_ops.beam.write, "_MOST_WAITING", most_waiting)
+    uris = [f"/{number * 61 % 101:03}" for number in range(images)]
+    with beam.Pipeline("DirectRunner") as pipeline:
+        refs = pipeline | beam.Create([ImageRef(uri) for uri in uris])
+        rows = refs | beam.Reshuffle() | beam.Map(lambda ref: make_row(ref.uri)).with_output_types(dict)
+        _ = rows | WriteScores(Run.start(str(tmp_path), "r1"), refs, num_shards=num_shards)
+    files = [name for name in files_in(tmp_path) if name.endswith(".parquet")]
+    assert len(files) == min(num_shards, images)
+    assert [uri for name in files for uri in pq.read_table(tmp_path / name)["image_uri"].to_pylist()] == sorted(uris)
