@@ -14,6 +14,7 @@ from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
 from mdmf_ops.detector import DEFAULT_ALPHA, ImageError, Limits, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
+from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.detector.worker import be_one_of_several
@@ -90,6 +91,7 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
     def run_inference(
         self, batch: Sequence[Image], model: Scorer, inference_args: dict[str, Any] | None = None
     ) -> list[Row]:
+        keep_free_memory()  # the end of a bundle gives it back
         rows = []
         for image, result in zip(batch, self._results(batch, model), strict=True):
             _count(result, model.terms.device)

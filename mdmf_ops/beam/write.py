@@ -15,6 +15,7 @@ from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_table
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.packed import pack, unpack
 from mdmf_ops.beam.run import Run
+from mdmf_ops.detector.heap import keep_no_free_memory
 
 ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""
@@ -117,6 +118,8 @@ class _PackDoFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         yield from map(GlobalWindows.windowed_value, self._pack())
+        # The scorer in this process keeps free memory for its next image, and has none for now.
+        keep_no_free_memory()
 
     def _pack(self) -> Iterator[tuple[int, bytes]]:
         for shard, rows in self._waiting.items():

@@ -47,6 +47,7 @@ from mdmf_ops.commands.terminal import console, plain
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.detector import device_name, pick_device
+from mdmf_ops.detector.heap import keep_no_free_memory
 from mdmf_ops.progress import Progress
 from mdmf_ops.text import told
 from model_assets import AssetError
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     _check(arguments)
     if arguments.dry_run:
         return _dry_run(arguments)
+    if _is_local(rest):
+        keep_no_free_memory()  # where this process scores too, each batch of images keeps it
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))

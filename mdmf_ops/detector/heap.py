@@ -23,6 +23,13 @@ def keep_free_memory(piece_bytes: int = 32 << 20, most_bytes: int = 128 << 20) -
         mallopt(_M_TRIM_THRESHOLD, most_bytes)
 
 
+def keep_no_free_memory() -> None:
+    """Gives free memory back to the system, now and from now on, until `keep_free_memory`. For where megabytes are only
+    passed on: on the way some ten copies of them are made, none of which lasts."""
+    keep_free_memory(piece_bytes=256 << 10, most_bytes=1 << 20)
+    give_back_memory()
+
+
 def give_back_memory() -> None:
     """Gives free memory back to the system, once, that amid what is in use too."""
     with contextlib.suppress(AttributeError, OSError):

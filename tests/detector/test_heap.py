@@ -15,9 +15,11 @@ ROUNDS, PIECE_BYTES = 50, 8 << 20
 PROGRAM = f"""
 import resource, sys
 import numpy as np
-from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
+from mdmf_ops.detector.heap import give_back_memory, keep_free_memory, keep_no_free_memory
 if "keep" in sys.argv:
     keep_free_memory()
+if "no_longer" in sys.argv:
+    keep_no_free_memory()
 faults = []
 for _ in range({ROUNDS}):
     pieces = [np.ones({PIECE_BYTES}, np.uint8) for _ in range(2)]
@@ -40,6 +42,12 @@ def test_a_process_that_keeps_its_free_memory_does_not_ask_for_it_again():
     faults, given_back_bytes = run("keep")
     assert faults < 5
     assert given_back_bytes > PIECE_BYTES
+
+
+def test_until_it_no_longer_keeps_it():
+    faults, given_back_bytes = run("keep", "no_longer")
+    assert faults > 100
+    assert given_back_bytes < PIECE_BYTES
 
 
 def test_one_that_does_not_keep_it_asks_for_every_page_again():
