@@ -5,10 +5,10 @@
     python benchmarks/bench.py --images DIR --sizes 12mp --rounds 5 --count 500
 
 Contenders take turns, round by round, each in a process of its own, so that a busy machine slows all of them. Scores
-must be equal. Ratios are taken within a round; times depend on the machine. Rates are of the steady state, from a tenth
-of the scores to nine tenths of them; `with_start_per_s` is from the start of the process to its end, of scan with the
-committed Parquet. `ideal` is 1 / (decode + model) over all cores, from a bare loop on every core, which also says what
-decoding only and the model only would give.
+must be equal. Memory is watched in a run of its own before the rounds. Ratios are taken within a round; times depend on
+the machine. Rates are of the steady state, from a tenth of the scores to nine tenths of them; `with_start_per_s` is from
+the start of the process to its end, of scan with the committed Parquet. `ideal` is 1 / (decode + model) over all cores,
+from a bare loop on every core, which also says what decoding only and the model only would give.
 """
 
 import argparse
@@ -66,8 +66,10 @@ def make_images(folder: Path, photographs: Path, size: str, count: int) -> None:
         os.link(folder / f"{i % distinct:05}.jpg", folder / f"{i:05}.jpg")
 
 
-def run(name: str, images: Path, workers: int, work: Path) -> dict[str, Any]:
-    """One contender once: what it says of itself, and the most memory that its processes held together."""
+def run(name: str, images: Path, workers: int, work: Path, watched: bool = False) -> dict[str, Any]:
+    """One contender once: what it says of itself and, where it is watched, the most memory that its processes held
+    together. To look takes a tenth of a core: a watched run is not timed.
+    """
     result = work / "result.json"
     environment = os.environ | {"BENCH_STARTED_S": str(time.time()), "PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0"}
     command = [sys.executable, str(ROOT / "benchmarks/contenders.py"), name, str(images), str(result), str(workers)]
@@ -75,18 +77,20 @@ def run(name: str, images: Path, workers: int, work: Path) -> dict[str, Any]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         peak, done = [0], threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, done))
-        watcher.start()
+        if watched:
+            watcher.start()
         status = process.wait()
-        done.set()
-        watcher.join()
+        if watched:
+            done.set()
+            watcher.join()
         if status:
             log.seek(0)
             raise SystemExit(f"{name} failed:\n{log.read()[-3000:]}")
-    return json.loads(result.read_text()) | {"peak_mb": peak[0] / 1024}
+    return json.loads(result.read_text()) | ({"peak_mb": peak[0] / 1024} if watched else {})
 
 
 def _watch(pid: int, peak_kb: list[int], done: threading.Event) -> None:
-    while not done.wait(0.5):
+    while not done.wait(0.2):
         peak_kb[0] = max(peak_kb[0], tree_kb(pid))
 
 
@@ -133,8 +137,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def summarise(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each contender: medians over the rounds, and the range of the rate."""
+def summarise(rounds: list[dict[str, dict[str, Any]]], peaks_mb: dict[str, float]) -> list[dict[str, Any]]:
+    """A row for each contender: medians over the rounds, the range of the rate, and its memory."""
     rows = []
     for name in rounds[0]:
         rates = [each[name]["images_per_s"] for each in rounds]
@@ -159,7 +163,7 @@ def summarise(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
                 "start_s": median("start_s"),
                 "decode_only_per_s": median("decode_only_per_s"),
                 "model_only_per_s": median("model_only_per_s"),
-                "peak_mb": round(median("peak_mb")),
+                "peak_mb": round(peaks_mb[name]),
                 "to_ideal": ratio("ideal"),
                 "to_dataloader": ratio("DataLoader"),
                 "to_ray": ratio("Ray Data"),
@@ -191,6 +195,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             work = Path(folder)
             make_images(work / "images", arguments.images, size, count)
+            peaks_mb = {}
+            for name in arguments.contenders:
+                peaks_mb[name] = run(name, work / "images", arguments.workers, work, watched=True)["peak_mb"]
+                print(f"{size}: {name} {peaks_mb[name]:.0f} MB", file=sys.stderr)
             rounds = []
             for turn in range(turns):
                 # Another one first in every round.
@@ -207,7 +215,7 @@ def main() -> None:
                 for name in order:
                     check_equal(name, found[name].pop("scores"), expected)
                 rounds.append({name: found[name] for name in arguments.contenders})
-        rows = summarise(rounds)
+        rows = summarise(rounds, peaks_mb)
         print(f"\n{size}, {count} images")
         for key in rows[0]:
             print(f"{key:18}" + "".join(f"{'' if row[key] is None else row[key]:>20}" for row in rows))
