@@ -5,10 +5,10 @@
     python benchmarks/bench.py --images DIR --sizes 12mp --rounds 5 --count 500
 
 Contenders take turns, round by round, each in a process of its own, so that a busy machine slows all of them. Scores
-must be equal. Memory is watched in a run of its own before the rounds. Ratios are taken within a round; times depend on
-the machine. Rates are of the steady state, from a tenth of the scores to nine tenths of them; `with_start_per_s` is from
-the start of the process to its end, of scan with the committed Parquet. `ideal` is 1 / (decode + model) over all cores,
-from a bare loop on every core, which also says what decoding only and the model only would give.
+must be equal. Memory is watched in a run of its own before the rounds. Ratios are taken within a round; times depend
+on the machine. Rates are of the steady state, from a tenth of the scores to nine tenths of them; `with_start_per_s` is
+from the start of the process to its end, of scan with the committed Parquet. `ideal` is 1 / (decode + model) over all
+cores, from a bare loop on every core, which also says what decoding only and the model only would give.
 """
 
 import argparse
