@@ -9,6 +9,7 @@ which brings the worker's environment to the nursery and ends when the worker do
 """
 
 import contextlib
+import gc
 import json
 import logging
 import multiprocessing
@@ -81,6 +82,7 @@ class ForkedWorkers(contextlib.AbstractContextManager):
 def _nurse(listener: socket.socket, parent: socket.socket, held: socket.socket, quiet: bool) -> None:
     """Forks a worker for each messenger, until the parent is done or gone."""
     held.close()
+    gc.freeze()  # what was imported is not searched for garbage, which would write to memory that is shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole group; the parent says when workers end
     fork = multiprocessing.get_context("fork")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere if quiet else sys.stderr):
