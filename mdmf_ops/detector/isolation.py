@@ -94,6 +94,8 @@ class _Decoder:
     def answer(self, geometry: TileGeometry, limits: Limits) -> TiledImage:
         with _lost():
             reply, tiles_bytes = self._receive()
+            # It has decoded. Its tiles may have waited for us, beyond its time; it has as much again to pass them on.
+            self._turn_ends_s = max(self._turn_ends_s, time.monotonic() + self._seconds)
             return self._read_tiles(reply, tiles_bytes, geometry, limits)
 
     def _begin(self, seconds: float) -> None:
