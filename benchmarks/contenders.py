@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdmf_ops.detector import Detector, decode
+from mdmf_ops.detector import Detector
 from mdmf_ops.detector.heap import keep_free_memory
-from mdmf_ops.detector.tiles import tile_image
+from mdmf_ops.detector.tiles import decode_tiles
 
 Scores = dict[str, float]
 
@@ -28,7 +28,7 @@ Scores = dict[str, float]
 def read_tiles(path: str | Path, detector: Detector) -> np.ndarray:
     """A file's tiles, decoded in this process: the process of its own that `mdmf scan` decodes in is a cost of safety
     that the others do not bear."""
-    return tile_image(decode(Path(path).read_bytes(), detector.limits), detector.terms.geometry).tiles
+    return decode_tiles(Path(path).read_bytes(), detector.terms.geometry, detector.limits).tiles
 
 
 def mean_evidence(detector: Detector, tiles: np.ndarray) -> float:

@@ -106,12 +106,8 @@ class _Decoder:
 
     def _wait(self, pipe: select.poll) -> None:
         """Returns once a pipe is ready, or broken; kills a decoder whose time is up."""
-        while True:
-            left_s = self._turn_ends_s - time.monotonic()
-            if pipe.poll(1000 * max(left_s, 0)):  # even where time is up: it may have waited for us
-                return
-            if left_s > 0:
-                continue
+        # Looked at even where time is up: it may have waited for us.
+        while not pipe.poll(1000 * max(self._turn_ends_s - time.monotonic(), 0)):
             if self._is_starved():
                 self._turn_ends_s += self._seconds
             else:

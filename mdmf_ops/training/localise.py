@@ -20,6 +20,7 @@ from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
+from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.training.augment import EVALUATION_PX, evaluation_chain, random_crop, shrink
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Progress
@@ -109,7 +110,7 @@ def _begin(*shared: Any) -> None:
     """Keeps in a worker process what every splice needs."""
     global _shared
     _shared = shared
-    torch.set_num_threads(1)
+    be_one_of_several()
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for L
 DEADLINE_S = 60
 
 PROGRAM = """
-import json, os, signal, sys, threading, time
+import json, os, sys, time
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 def start(tmp_path, body="pass"):
     (tmp_path / "program.py").write_text(PROGRAM.replace("{body}", textwrap.indent(body, "    ").strip()))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "MARK": "of the parent"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")]
     return subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
