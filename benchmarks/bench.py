@@ -8,7 +8,8 @@ Contenders take turns, round by round, each in a process of its own, so that a b
 must be equal. Memory is watched in a run of its own before the rounds. Ratios are taken within a round; times depend
 on the machine. Rates are of the steady state, from a tenth of the scores to nine tenths of them; `with_start_per_s` is
 from the start of the process to its end, of scan with the committed Parquet. `ideal` is 1 / (decode + model) over all
-cores, from a bare loop on every core, which also says what decoding only and the model only would give.
+cores, from a bare loop on every core, which also says what decoding only and the model only would give. `without Beam`
+does all that a scan does with an image, in bare loops.
 """
 
 import argparse
@@ -35,7 +36,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from processes import family  # noqa: E402
 
-CONTENDERS = ("ideal", "mdmf scan", "DataLoader", "DataLoader, scoring", "Ray Data", "Beam, stock handler")
+CONTENDERS = (
+    *("ideal", "mdmf scan", "without Beam"),
+    *("DataLoader", "DataLoader, scoring", "Ray Data", "Beam, stock handler"),
+)
 SIZES = {"400px": (400, 300), "1mp": (1152, 864), "12mp": (4000, 3000)}
 PACKAGES = ("torch", "onnxruntime", "pillow", "simplejpeg", "apache-beam", "ray", "numpy")
 _DISTINCT = {"400px": 500, "1mp": 200, "12mp": 48}
@@ -165,6 +169,7 @@ def summarise(rounds: list[dict[str, dict[str, Any]]], peaks_mb: dict[str, float
                 "model_only_per_s": median("model_only_per_s"),
                 "peak_mb": round(peaks_mb[name]),
                 "to_ideal": ratio("ideal"),
+                "to_without_beam": ratio("without Beam"),
                 "to_dataloader": ratio("DataLoader"),
                 "to_ray": ratio("Ray Data"),
                 "rounds": len(rounds),

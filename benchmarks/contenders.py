@@ -24,6 +24,9 @@ from mdmf_ops.detector.tiles import decode_tiles
 
 Scores = dict[str, float]
 
+_BATCH = 32
+"""Images that are read ahead, where a contender reads them in batches: as many as a scan has in one."""
+
 
 def read_tiles(path: str | Path, detector: Detector) -> np.ndarray:
     """A file's tiles, decoded in this process: the process of its own that `mdmf scan` decodes in is a cost of safety
@@ -130,7 +133,7 @@ def ray_data(paths: list[str], workers: int) -> dict[str, Any]:
     ray.init(num_cpus=workers, include_dashboard=False, logging_level="error", configure_logging=True)
     ray.data.DataContext.get_current().enable_progress_bars = False
     data = ray.data.from_items([{"item": path} for path in paths], override_num_blocks=4 * workers)
-    rows = data.map_batches(_RayScorer, batch_size=32, concurrency=workers, num_cpus=1).take_all()
+    rows = data.map_batches(_RayScorer, batch_size=_BATCH, concurrency=workers, num_cpus=1).take_all()
     scores = {Path(row["item"]).name: float(row["score"]) for row in rows}
     return {"scores": scores, "times_s": [float(row["at"]) for row in rows]}
 
@@ -163,7 +166,7 @@ def beam_stock(paths: list[str], workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         weights = f"{folder}/weights.pt"
         torch.save(StockModel().state_dict(), weights)
-        handler = PytorchModelHandlerTensor(weights, StockModel, {}, device="CPU", max_batch_size=32)
+        handler = PytorchModelHandlerTensor(weights, StockModel, {}, device="CPU", max_batch_size=_BATCH)
         mode = "multi_processing" if workers > 1 else "in_memory"
         flags = {"runner": "FnApiRunner", "direct_num_workers": workers, "direct_running_mode": mode}
         with beam.Pipeline(options=PipelineOptions([], **flags)) as pipeline:
@@ -182,22 +185,54 @@ def beam_stock(paths: list[str], workers: int) -> dict[str, Any]:
 
 def scan(paths: list[str], workers: int) -> dict[str, Any]:
     """`mdmf scan`, to the committed Parquet."""
-    import pyarrow.parquet as pq
-
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mdmf_ops", "scan", str(Path(paths[0]).parent), "--output", folder]
         subprocess.run(
             [*command, "--device", "cpu", "--workers", str(workers), "--json"], check=True, capture_output=True
         )
         end_s = time.time()  # with the commit, and the end of the process
-        rows = pq.read_table(folder, columns=["image_uri", "mmd2", "scanned_at"]).to_pylist()
+        return _read_rows(folder) | {"end_s": end_s}
+
+
+def _read_rows(folder: str) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetDataset(folder).read(["image_uri", "mmd2", "scanned_at"]).to_pylist()
     times_s = [row["scanned_at"].timestamp() for row in rows]
-    return {"scores": {Path(row["image_uri"]).name: row["mmd2"] for row in rows}, "times_s": times_s, "end_s": end_s}
+    return {"scores": {Path(row["image_uri"]).name: row["mmd2"] for row in rows}, "times_s": times_s}
+
+
+def _without_beam_share(paths: list[str], file: str) -> None:
+    import pyarrow.parquet as pq
+
+    from mdmf_ops.beam.packed import pack, unpack
+    from mdmf_ops.beam.read import fetch_image
+    from mdmf_ops.beam.run import Run
+    from mdmf_ops.beam.score import make_row
+    from mdmf_ops.beam.sources import local_ref
+
+    run, detector, packed = Run.start("nowhere"), load(), []
+    keep_free_memory()
+    for start in range(0, len(paths), _BATCH):
+        images = [fetch_image(local_ref(path), detector.limits) for path in paths[start : start + _BATCH]]
+        scores = detector.scores([image.content for image in images])
+        packed.append(pack(make_row(image, score, detector, run) for image, score in zip(images, scores, strict=True)))
+    pq.write_table(unpack(packed), file)
+
+
+def without_beam(paths: list[str], workers: int) -> dict[str, Any]:
+    """All that a scan does with an image, in bare loops: what Beam costs is the rest."""
+    with tempfile.TemporaryDirectory() as folder:
+        shares = [(paths[i::workers], f"{folder}/{i}.parquet") for i in range(workers)]
+        with get_context("spawn").Pool(workers) as pool:
+            pool.starmap(_without_beam_share, shares, chunksize=1)
+        return _read_rows(folder)
 
 
 CONTENDERS: dict[str, Callable[[list[str], int], dict[str, Any]]] = {
     "ideal": ideal,
     "mdmf scan": scan,
+    "without Beam": without_beam,
     "DataLoader": dataloader,
     "DataLoader, scoring": scoring_workers,
     "Ray Data": ray_data,
