@@ -2,6 +2,7 @@
 
     mdmf explain photo.jpg                              scored now
     mdmf explain gs://bucket/photo.jpg --save why       pictures into the folder why
+    mdmf explain shard.tar#photo.jpg                    an image in a tar shard
     mdmf explain --output scores --row_id 5a2d0e...     a row of an output: the map that it holds, and the image again
     mdmf explain photo.jpg --json
 
@@ -22,14 +23,14 @@ import numpy as np
 import torch
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
-from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.score import make_row
-from mdmf_ops.beam.sources import list_images
+from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain, progress_bar
@@ -44,7 +45,9 @@ _GONE = {ErrorCode.NOT_FOUND: "gone", ErrorCode.CHANGED: "changed"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="local path or gs:// object")
+    parser.add_argument(
+        "image", nargs="?", metavar="IMAGE", help="local path or gs:// object; SHARD.tar#NAME of one in a shard"
+    )
     parser.add_argument("--output", metavar="DIR", help="root folder of the dataset that holds the row, local or gs://")
     parser.add_argument("--row_id", metavar="ID", help="of the row; mdmf latest --json shows it")
     parser.add_argument(
@@ -90,7 +93,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
 def _explain_image(arguments: argparse.Namespace) -> Explanation:
     """Scores an image now. Raises ImageError where it cannot be scored."""
     source = absolute(arguments.image)
-    refs = list(islice(list_images(source), 2))
+    in_shard = split_member(source)[1] is not None
+    refs = [complete(ImageRef(source))] if in_shard else list(islice(list_images(source), 2))
     if len(refs) > 1:
         raise UsageError(f"{arguments.image}: more than one image: name one; mdmf scan takes folders")
     with local_copy(arguments.assets) as folder:

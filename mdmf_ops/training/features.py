@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector import decode
+from mdmf_ops.detector import decode, frequencies, tiles
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.detector.worker import be_one_of_several
@@ -97,10 +97,12 @@ def extract(
         ValueError: an image cannot be decoded; names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The chains' own text: features of a chain that was changed since are no longer its features.
-    made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {inspect.getsource(augment)}"
+    # The text of all that made them: features of a chain or an extractor that was changed since are no longer theirs.
+    modules = {augment, tiles, frequencies, inspect.getmodule(type(backbone))}
     if not isinstance(chain, str):
-        made_by += inspect.getsource(inspect.getmodule(chain))
+        modules.add(inspect.getmodule(chain))
+    text = "".join(sorted(map(inspect.getsource, modules)))
+    made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {text}"
     digest = hashlib.sha256(made_by.encode())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
@@ -149,5 +151,5 @@ def _embed(chain: str | augment.Chain, seed: tuple[int, int], index: int, image:
     if chain != "none":
         apply = getattr(augment, chain) if isinstance(chain, str) else chain
         pixels = apply(pixels, np.random.default_rng([*seed, index]))
-    tiles = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, _backbone.geometry))
-    return _backbone.seen(tiles).half().numpy()
+    cut = cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, _backbone.geometry))
+    return _backbone.seen(cut).half().numpy()

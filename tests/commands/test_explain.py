@@ -55,6 +55,21 @@ def explain(capsys, folder, *arguments, status=0):
     return json.loads(capsys.readouterr().out)
 
 
+def test_an_image_in_a_shard_is_scored_by_its_uri(scanned, tmp_path, capsys):
+    found = explain(capsys, tmp_path, f"{scanned}/in/shard.tar#member.jpg")
+    row = rows_of(scanned)["shard.tar#member.jpg"]
+    assert (found["image_uri"], found["mmd2"]) == (row["image_uri"], pytest.approx(row["mmd2"], abs=1e-6))
+
+
+@pytest.mark.parametrize("name", ["shard.tar#other.jpg", "none.tar#member.jpg"])
+def test_what_is_in_no_shard_is_said_in_a_line(scanned, tmp_path, capsys, name):
+    image = f"{scanned}/in/{name}"
+    assert cli.main(["explain", image, "--device", "cpu", "--save", str(tmp_path)]) == 1
+    assert re.fullmatch(
+        rf"mdmf explain: {re.escape(image)}: .*(no 'other.jpg'|No such file).*\n", capsys.readouterr().err
+    )
+
+
 def of_row(folder, row):
     return ("--output", folder / "out", "--row_id", row["row_id"])
 
