@@ -57,7 +57,7 @@ class Signature(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(..., d) float -> (E, ..., m) float."""
-        x = F.dropout((embeddings - self.mean) / self.scale, self.dropout, self.training)
+        x = F.dropout((embeddings - self.mean).div_(self.scale), self.dropout, self.training)
         seen = [x[..., start:stop] for start, stop in self.views]
         if self.first:
             hidden = (F.gelu(first(view)) for first, view in zip(self.first, seen, strict=True))
