@@ -15,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ _PATIENCE = 4
 
 _PIPE_BYTES = 1 << 20
 """Of a pipe's buffer: the system's default takes 48 turns to pass the tiles of one image."""
+
+_AHEAD = 4
+"""Small images that a decoder has at a time. It and who takes its tiles share a core and its caches: that they change
+places for each image takes a tenth of the time of one of 400 px."""
 
 # All of our environment that a decoder gets: no credentials, no tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
@@ -55,10 +60,12 @@ def _lost() -> Iterator[None]:
 
 
 class _Decoder:
-    """One process; `ask` and `answer` serve one thread at a time."""
+    """One process; `ask` and `answer` serve one thread at a time, first come, first served."""
 
     def __init__(self):
         self._timed_out = False
+        self._asked: deque[tuple[float, int]] = deque()  # when, and bytes, of each image that has no answer yet
+        self._room_bytes = 0
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{_COMMAND}; main()", json.dumps(sys.path)],
             stdin=subprocess.PIPE,
@@ -74,6 +81,9 @@ class _Decoder:
             os.set_blocking(stream.fileno(), False)
             with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with contextlib.suppress(AttributeError, OSError):
+            # Half of it: a pipe holds pages, and what is written may leave part of one empty.
+            self._room_bytes = fcntl.fcntl(self._process.stdin, fcntl.F_GETPIPE_SZ) // 2
         self._begin(_START_S)
         try:
             self._receive()
@@ -84,25 +94,40 @@ class _Decoder:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def can_be_asked(self, content: bytes) -> bool:
+        """Whether `ask` would not wait: this decoder is idle, or has little to do and the image fits into the pipe.
+
+        To wait for one that waits itself, until its tiles are read, would be for ever.
+        """
+        on_the_way_bytes = sum(size for _, size in self._asked) + len(content)
+        return not self._asked or (len(self._asked) < _AHEAD and on_the_way_bytes <= self._room_bytes)
+
     def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> None:
-        """Has it begin; `answer` has the tiles."""
-        self._begin(limits.max_decode_s)
-        with _lost():
+        """Has it decode an image after those that it has; `answer` has the tiles of each, in turn."""
+        if not self._asked:
+            self._begin(limits.max_decode_s)
+        self._asked.append((time.monotonic(), len(content)))
+        # To one that was lost nothing can be said; `answer` finds it out.
+        with contextlib.suppress(_LostError), _lost():
             self._write(pack(make_request(limits, geometry), len(content)))
             self._write(content)
 
     def answer(self, geometry: TileGeometry, limits: Limits) -> TiledImage:
+        asked_s, _ = self._asked.popleft()
         with _lost():
             reply, tiles_bytes = self._receive()
             # It has decoded. Its tiles may have waited for us, beyond its time; it has as much again to pass them on.
             self._turn_ends_s = max(self._turn_ends_s, time.monotonic() + self._seconds)
-            return self._read_tiles(reply, tiles_bytes, geometry, limits)
+            try:
+                return self._read_tiles(reply, tiles_bytes, geometry, limits, asked_s)
+            finally:
+                self._begin(limits.max_decode_s)  # the next one's time
 
     def _begin(self, seconds: float) -> None:
         """From now on it has so much time."""
         self._seconds, self._turns = seconds, _PATIENCE
-        self._began_s, self._began_cpu_s = time.monotonic(), self._cpu_s()
-        self._turn_ends_s = self._began_s + seconds
+        self._began_cpu_s = self._cpu_s()
+        self._turn_ends_s = time.monotonic() + seconds
 
     def _wait(self, pipe: select.poll) -> None:
         """Returns once a pipe is ready, or broken; kills a decoder whose time is up."""
@@ -155,7 +180,7 @@ class _Decoder:
         return buffer
 
     def _read_tiles(
-        self, reply: dict[str, Any], tiles_bytes: int, geometry: TileGeometry, limits: Limits
+        self, reply: dict[str, Any], tiles_bytes: int, geometry: TileGeometry, limits: Limits, asked_s: float
     ) -> TiledImage:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
@@ -168,7 +193,7 @@ class _Decoder:
         if tiles.nbytes != tiles_bytes:
             raise _LostError(f"tiles of {tiles_bytes} bytes, {tiles.nbytes} were expected")
         self._read(tiles.data.cast("B"))
-        took_us = 1e6 * (time.monotonic() - self._began_s)
+        took_us = 1e6 * (time.monotonic() - asked_s)
         return TiledImage(tiles, plan, width_px, height_px, image_format, quality, int(min(max(decode_us, 0), took_us)))
 
     def end(self) -> None:
@@ -220,67 +245,66 @@ def _end_all() -> None:
             _idle.pop().end()
 
 
-class Decoding:
-    """`decode_tiles(content, geometry, limits)` by another process, within the limits of time and memory.
+def decode_in_turn(
+    contents: Sequence[bytes], geometry: TileGeometry, limits: Limits
+) -> Iterator[TiledImage | ImageError]:
+    """`decode_tiles` of each image by another process, within the limits of time and memory.
 
-    The process begins at once; `result` waits for it. One of the two, `result` or `drop`, must be called.
+    The process is ahead of who takes the tiles, by a large image or some small ones.
+
+    Yields:
+        Tiles, or the error that `decode` raises, or `timeout`, `decoder_crashed`, `out_of_memory`.
 
     Raises:
         RuntimeError: no process can be started.
     """
-
-    def __init__(self, content: bytes, geometry: TileGeometry, limits: Limits):
-        self._content, self._geometry, self._limits = content, geometry, limits
-        self._decoder = self._ask() if 0 < len(content) <= limits.max_bytes else None
-
-    def _ask(self) -> _Decoder:
-        decoder = _take()
+    answers = _answers([content for content in contents if 0 < len(content) <= limits.max_bytes], geometry, limits)
+    for content in contents:
         try:
-            decoder.ask(self._content, self._geometry, self._limits)
-        except _LostError:
-            pass  # there will be no answer
-        except BaseException:
-            decoder.end()
-            raise
-        return decoder
+            limits.check_bytes(len(content))
+        except ImageError as error:
+            yield error
+        else:
+            yield next(answers)
 
-    def result(self) -> TiledImage:
-        """The tiles.
 
-        Raises:
-            ImageError: as `decode` does, and `timeout`, `decoder_crashed`, `out_of_memory`.
-        """
-        self._limits.check_bytes(len(self._content))
-        for last_try in (False, True):
-            decoder, self._decoder = self._decoder, None
-            try:
-                tiled = decoder.answer(self._geometry, self._limits)
-            except ImageError:
+def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> Iterator[TiledImage | ImageError]:
+    decoder, asked = None, 0  # how many of the images a decoder has or had
+    try:
+        for i, content in enumerate(contents):
+            for last_try in (False, True):
+                if decoder is None:
+                    decoder, asked = _take(), i + 1
+                    decoder.ask(content, geometry, limits)
+                try:
+                    answer = decoder.answer(geometry, limits)
+                except ImageError as error:
+                    answer = error
+                except _LostError:
+                    answer, decoder = decoder.cause_of_death(limits), None
+                    # A kill may have come from outside, for whatever reason: then the image is innocent.
+                    if answer.code is ErrorCode.OUT_OF_MEMORY and not last_try:
+                        continue
+                break
+            if decoder is not None and asked - i - 1 <= _AHEAD // 2:  # else it has enough to do
+                while asked < len(contents) and decoder.can_be_asked(contents[asked]):
+                    decoder.ask(contents[asked], geometry, limits)
+                    asked += 1
+            if decoder is not None and i + 1 == len(contents):
                 _give_back(decoder)
-                raise
-            except _LostError:
-                error = decoder.cause_of_death(self._limits)
-                # A kill may have come from outside, for whatever reason: then the image is innocent.
-                if last_try or error.code is not ErrorCode.OUT_OF_MEMORY:
-                    raise error from None
-                self._decoder = self._ask()
-            except BaseException:
-                decoder.end()
-                raise
-            else:
-                _give_back(decoder)
-                return tiled
-        raise AssertionError("the last try returns or raises")
-
-    def drop(self) -> None:
-        """Ends what nobody waits for."""
-        if self._decoder is not None:
-            self._decoder.end()
+                decoder = None
+            yield answer
+    finally:
+        if decoder is not None:
+            decoder.end()  # nobody waits for what it is at
 
 
 def decode_isolated(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
-    """The tiles of an image; see `Decoding`, whose errors it raises."""
-    return Decoding(content, geometry, limits).result()
+    """The tiles of one image; see `decode_in_turn`. Raises the errors that it yields."""
+    [tiled] = decode_in_turn([content], geometry, limits)
+    if isinstance(tiled, ImageError):
+        raise tiled
+    return tiled
 
 
 def _give_back(decoder: _Decoder) -> None:

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import model_assets
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
 from mdmf_ops.detector.decode import DecodedImage, Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.isolation import Decoding
+from mdmf_ops.detector.isolation import decode_in_turn
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles, tile_image
 
 DEFAULT_ALPHA = 0.01
@@ -32,7 +31,7 @@ class Score:
         plan: where the tiles lie, in px of the upright image.
         width_px, height_px: of the upright image; its pixels are not kept.
         decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0. While one
-            image is scored the next one is decoded.
+            image is scored the next ones are decoded.
     """
 
     mmd2: float
@@ -126,24 +125,17 @@ class Scorer(ABC):
     def scores(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
         """The same, each as soon as it and those before it are there."""
         if self._pool is not None:
-            return self._pool.map(lambda content: self._score(_tiles(self._begin(content))), batch)
+            return self._pool.map(lambda content: self._score(*self._decoded([content])), batch)
         return self._one_by_one(batch)
 
     def _one_by_one(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
-        """While an image is scored, the next one is decoded in its own process."""
-        waiting = map(self._begin, batch)
-        decoding = next(waiting, None)
-        try:
-            while decoding is not None:
-                tiled = _tiles(decoding)
-                decoding = next(waiting, None)
-                yield self._score(tiled)
-        finally:
-            if decoding is not None:
-                decoding.drop()
+        """While an image is scored, the next ones are decoded in a process of their own."""
+        for tiled in self._decoded(batch):
+            yield self._score(tiled)
 
-    def _begin(self, content: bytes) -> "Decoding | _Here":
-        return (Decoding if self.isolated else _Here)(content, self.terms.geometry, self.limits)
+    def _decoded(self, batch: Sequence[bytes]) -> Iterator[TiledImage | ImageError]:
+        decode = decode_in_turn if self.isolated else _decode_here
+        return decode(batch, self.terms.geometry, self.limits)
 
     def _score(self, tiled: TiledImage | ImageError) -> Score | ImageError:
         if isinstance(tiled, ImageError):
@@ -185,18 +177,13 @@ class Scorer(ABC):
         )
 
 
-class _Here:
-    """Stands for a `Decoding` where images are decoded in this process: when the result is asked for."""
-
-    def __init__(self, content: bytes, geometry: TileGeometry, limits: Limits):
-        self.result = partial(decode_tiles, content, geometry, limits)
-
-    def drop(self) -> None:
-        """Nothing has begun."""
-
-
-def _tiles(decoding: Decoding | _Here) -> TiledImage | ImageError:
-    try:
-        return decoding.result()
-    except ImageError as error:
-        return error
+def _decode_here(
+    contents: Sequence[bytes], geometry: TileGeometry, limits: Limits
+) -> Iterator[TiledImage | ImageError]:
+    """`decode_in_turn` in this process, each image when it is asked for."""
+    for content in contents:
+        try:
+            tiled = decode_tiles(content, geometry, limits)
+        except ImageError as error:
+            tiled = error
+        yield tiled

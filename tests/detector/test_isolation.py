@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from subprocess import PIPE
 
 import numpy as np
@@ -20,7 +21,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import Image as Fetched
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, decode, isolation
-from mdmf_ops.detector.isolation import decode_isolated
+from mdmf_ops.detector.isolation import decode_in_turn, decode_isolated
 from mdmf_ops.detector.tiles import TileGeometry, tile_image
 from mdmf_ops.schema import to_table
 
@@ -93,29 +94,90 @@ def outcome(content, limits=LIMITS):
 
 def test_a_decoder_that_waited_for_its_parent_did_not_hang(monkeypatch):
     # Tiles of 1.6 MB fill the pipe: it cannot end before it is read, which is after its time.
-    content = encode(photo(3, 768, 768), "PNG")
-    decoding = isolation.Decoding(content, GEOMETRY, LIMITS)
-    clock = time.monotonic
+    contents = [encode(photo(i, 768, 768), "PNG") for i in range(2)]
+    answers = decode_in_turn(contents, GEOMETRY, LIMITS)
+    found = [next(answers)]
+    clock, decoder = time.monotonic, answers.gi_frame.f_locals["answers"].gi_frame.f_locals["decoder"]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 2 * LIMITS.max_decode_s)
-    while not decoding._decoder._readable.poll(1000):
+    while not decoder._readable.poll(1000):
         pass
-    found = decoding.result()
-    np.testing.assert_array_equal(found.tiles, tile_image(decode(content), GEOMETRY).tiles)
-    assert found.decode_us > 0
+    found += answers
+    for tiled, content in zip(found, contents, strict=True):
+        np.testing.assert_array_equal(tiled.tiles, tile_image(decode(content), GEOMETRY).tiles)
+        assert tiled.decode_us > 0
 
 
-def test_two_images_at_once_are_with_two_decoders():
-    contents = [encode(photo(i, 300, 200)) for i in range(2)]
-    first, second = (isolation.Decoding(content, GEOMETRY, LIMITS) for content in contents)
-    assert first._decoder is not second._decoder
-    for decoding, content in ((second, contents[1]), (first, contents[0])):
-        np.testing.assert_array_equal(decoding.result().tiles, tile_image(decode(content), GEOMETRY).tiles)
+def test_two_who_decode_at_once_have_two_decoders():
+    contents = [encode(photo(i, 300, 200)) for i in range(6)]
+    expected = [tile_image(decode(content), GEOMETRY).tiles for content in contents]
+    first, second = (decode_in_turn(some, GEOMETRY, LIMITS) for some in (contents, contents[::-1]))
+    found = [(one.tiles, other.tiles) for one, other in zip(first, second, strict=True)]
+    np.testing.assert_array_equal(np.stack([one for one, _ in found]), np.stack(expected))
+    np.testing.assert_array_equal(np.stack([other for _, other in found]), np.stack(expected[::-1]))
 
 
-def test_a_decoder_that_is_gone_when_it_is_asked_costs_no_image(sabotage):
-    decoding = isolation.Decoding(encode(photo(1)), GEOMETRY, LIMITS)
-    decoding._decoder._process.kill()
-    assert decoding.result().plan.origins  # as if the system had killed it for its memory
+def test_small_images_are_asked_for_several_at_a_time_and_large_ones_one_by_one(monkeypatch):
+    with_it, ask, answer = [], isolation._Decoder.ask, isolation._Decoder.answer
+
+    def asked(decoder, *request):
+        ask(decoder, *request)
+        with_it.append(len(decoder._asked))
+
+    def answered(decoder, *request):
+        with_it.append("answer")
+        return answer(decoder, *request)
+
+    monkeypatch.setattr(isolation._Decoder, "ask", asked)
+    monkeypatch.setattr(isolation._Decoder, "answer", answered)
+    small, large = encode(photo(1)), encode(photo(2, 700, 700), "PNG")
+    assert len(large) > 1 << 19
+    assert len(list(decode_in_turn([small] * 8, GEOMETRY, LIMITS))) == 8
+    # The first one says when the decoder is there. Then four, and two more whenever two are left.
+    assert with_it == [1, "answer", 1, 2, 3, 4, "answer", "answer", 3, 4, "answer", "answer", 3, *["answer"] * 3]
+    with_it.clear()
+    assert len(list(decode_in_turn([large, small, large, large], GEOMETRY, LIMITS))) == 4
+    assert with_it == [1, "answer", 1, "answer", 1, "answer", 1, "answer"]
+
+
+@pytest.mark.parametrize("what", ["hang", "segfault", "eat", "lie"])
+def test_what_a_decoder_had_before_it_when_it_was_lost_is_decoded_by_another(sabotage, what):
+    kinds = ["", what, "", "", what, what, "", ""]
+    found = list(decode_in_turn([bmp(kind) for kind in kinds], GEOMETRY, LIMITS))
+    assert [isinstance(each, ImageError) for each in found] == [kind == what for kind in kinds]
+    for whole in (each for each in found if not isinstance(each, ImageError)):
+        np.testing.assert_array_equal(whole.tiles, found[0].tiles)
+
+
+def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():
+    contents = [encode(photo(1)), b"", b"no image", encode(photo(2), "PNG"), bytes(5000), *BROKEN.values()]
+    limits = replace(LIMITS, max_bytes=50_000)
+    found = list(decode_in_turn(contents, GEOMETRY, limits))
+    for each, content in zip(found, contents, strict=True):
+        try:
+            expected = tile_image(decode(content, limits), GEOMETRY)
+        except ImageError as error:
+            assert (each.code, each.message) == (error.code, error.message)
+        else:
+            np.testing.assert_array_equal(each.tiles, expected.tiles)
+
+
+@pytest.mark.parametrize("when", ["asked", "waiting"])
+def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when):
+    ask, killed = isolation._Decoder.ask, []
+
+    def kill(decoder, *request):
+        if when == "waiting":
+            ask(decoder, *request)
+        if len(killed) < 1 and len(decoder._asked) == (2 if when == "waiting" else 1):
+            killed.append(decoder._process.pid)
+            decoder._process.kill()
+            decoder._process.wait()
+        if when == "asked":
+            ask(decoder, *request)
+
+    monkeypatch.setattr(isolation._Decoder, "ask", kill)
+    found = list(decode_in_turn([encode(photo(i)) for i in range(6)], GEOMETRY, LIMITS))
+    assert killed and all(tiled.plan.origins for tiled in found)  # as if the system had killed it for its memory
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import BROKEN, encode, photo
 
-from mdmf_ops.detector import Detector, ImageError, Scorer, scorer
+from mdmf_ops.detector import Detector, ImageError, Scorer, isolation
 from mdmf_ops.detector.detector import exact_convolutions
 
 DEADLINE_S = 60
@@ -48,16 +48,16 @@ def decoded(monkeypatch):
                 return condition.wait_for(lambda: self.count >= number, DEADLINE_S)
 
     found = Decoded()
-    real = scorer.Decoding.result
+    real = isolation._Decoder.answer
 
-    def result(decoding):
-        image = real(decoding)
+    def answer(decoder, *limits):
+        image = real(decoder, *limits)
         with condition:
             found.count += 1
             condition.notify_all()
         return image
 
-    monkeypatch.setattr(scorer.Decoding, "result", result)
+    monkeypatch.setattr(isolation._Decoder, "answer", answer)
     return found
 
 
@@ -106,35 +106,35 @@ def test_results_come_one_by_one(detector, batch, decoded):
     assert decoded.count == 1
 
 
-def test_on_the_cpu_the_next_image_is_begun_before_one_is_scored(detector, batch, monkeypatch):
+def test_on_the_cpu_the_next_images_are_begun_before_one_is_scored(detector, batch, monkeypatch):
     events = []
-    begin = scorer.Decoding.__init__
+    ask = isolation._Decoder.ask
 
-    def begun(decoding, content, *rest):
+    def asked(decoder, content, *rest):
         events.append(f"begun {batch.index(content)}")
-        begin(decoding, content, *rest)
+        ask(decoder, content, *rest)
 
     def network(tiles):
         events.append("scored")
         return np.zeros(4, np.float32)
 
-    monkeypatch.setattr(scorer.Decoding, "__init__", begun)
+    monkeypatch.setattr(isolation._Decoder, "ask", asked)
     Watched(detector, 1, network).score(batch[:3])
-    assert events == ["begun 0", "begun 1", "scored", "begun 2", "scored", "scored"]
+    assert events == ["begun 0", "begun 1", "begun 2", "scored", "scored", "scored"]
 
 
 def test_what_was_begun_and_is_not_asked_for_is_ended(detector, batch, monkeypatch):
-    dropped, drop = [], scorer.Decoding.drop
+    ended, end = [], isolation._Decoder.end
 
-    def counted(decoding):
-        dropped.append(decoding._decoder._process)
-        drop(decoding)
+    def counted(decoder):
+        ended.append(decoder._process)
+        end(decoder)
 
-    monkeypatch.setattr(scorer.Decoding, "drop", counted)
+    monkeypatch.setattr(isolation._Decoder, "end", counted)
     results = detector.scores(batch[:3])
     next(results)
     results.close()
-    [process] = dropped
+    [process] = ended
     assert process.wait(10) != 0, "it waits to be read, for ever"
     assert list(map(outcome, detector.score(batch[:3]))) == list(map(outcome, detector.scores(batch[:3])))
 
