@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,18 @@ class _Decoder:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def pending(self) -> int:
+        """How many images it was asked for that have no answer yet."""
+        return len(self._asked)
+
     def can_be_asked(self, content: bytes) -> bool:
         """Whether `ask` would not wait: this decoder is idle, or has little to do and the image fits into the pipe.
 
         To wait for one that waits itself, until its tiles are read, would be for ever.
         """
         on_the_way_bytes = sum(size for _, size in self._asked) + len(content)
-        return not self._asked or (len(self._asked) < _AHEAD and on_the_way_bytes <= self._room_bytes)
+        return not self.pending or (self.pending < _AHEAD and on_the_way_bytes <= self._room_bytes)
 
     def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> None:
         """Has it decode an image after those that it has; `answer` has the tiles of each, in turn."""
@@ -269,12 +275,12 @@ def decode_in_turn(
 
 
 def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> Iterator[TiledImage | ImageError]:
-    decoder, asked = None, 0  # how many of the images a decoder has or had
+    decoder = None
     try:
         for i, content in enumerate(contents):
             for last_try in (False, True):
                 if decoder is None:
-                    decoder, asked = _take(), i + 1
+                    decoder = _take()
                     decoder.ask(content, geometry, limits)
                 try:
                     answer = decoder.answer(geometry, limits)
@@ -286,13 +292,15 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                     if answer.code is ErrorCode.OUT_OF_MEMORY and not last_try:
                         continue
                 break
-            if decoder is not None and asked - i - 1 <= _AHEAD // 2:  # else it has enough to do
-                while asked < len(contents) and decoder.can_be_asked(contents[asked]):
-                    decoder.ask(contents[asked], geometry, limits)
-                    asked += 1
-            if decoder is not None and i + 1 == len(contents):
-                _give_back(decoder)
-                decoder = None
+            if decoder is not None:
+                if decoder.pending <= _AHEAD // 2:  # several at once, or they would change places for each
+                    for following in islice(contents, i + 1 + decoder.pending, None):
+                        if not decoder.can_be_asked(following):
+                            break
+                        decoder.ask(following, geometry, limits)
+                if not decoder.pending:
+                    _give_back(decoder)
+                    decoder = None
             yield answer
     finally:
         if decoder is not None:
