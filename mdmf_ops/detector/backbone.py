@@ -133,19 +133,21 @@ class MicroBackbone(Backbone):
             blocks.append(_InvertedResidual(channels, out_channels, expansion, kernel, stride))
             channels = out_channels
         self.blocks = nn.ModuleList(blocks)
-        self._session: tuple[int, onnxruntime.InferenceSession] | None = None
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_session": None}
+        return self.__dict__ | {"_sessions": {}}
 
     def seen(self, tiles: np.ndarray) -> Tensor:
         """(K, f) float32, see `Backbone`; on a CPU with the weights of the first call, since they are frozen."""
         if next(self.parameters()).device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().seen(tiles)
-        # A child process has the session of its parent, and none of its threads.
-        if self._session is None or self._session[0] != os.getpid():
-            self._session = os.getpid(), _onnx_session(self.state_dict())
-        run = self._session[1].run
+        # One for each process: a forked child has its parent's session and none of that session's threads. It is kept
+        # there, unused, since its destructor would wait for them for ever.
+        session = self._sessions.get(os.getpid())
+        if session is None:
+            session = self._sessions[os.getpid()] = _onnx_session(self.state_dict())
+        run = session.run
         return torch.from_numpy(np.concatenate([run(None, {"tiles": tile[None]})[0] for tile in tiles])).flatten(0, 2)
 
     def activation_bytes(self, height_px: int, width_px: int) -> int:
