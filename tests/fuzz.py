@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from corpus.make import cases
+from isolated import decode_isolated
 
 from mdmf_ops.detector import ErrorCode, ImageError, Limits, isolation
 from mdmf_ops.detector.tiles import TileGeometry
@@ -67,7 +68,7 @@ def fuzz(seed: int, inputs: int) -> tuple[collections.Counter, list[tuple[str, b
         content = mutate(originals[rng.integers(len(originals))], originals, rng)
         started_s = time.monotonic()
         try:
-            isolation.decode_isolated(content, GEOMETRY, Limits())
+            decode_isolated(content, GEOMETRY, Limits())
             outcomes["scored"] += 1
         except ImageError as error:
             outcomes[error.code.value] += 1

@@ -10,12 +10,12 @@ import pytest
 from conftest import ROOT
 from corpus.make import SCORED, cases
 from fuzz import fuzz
+from isolated import decode_isolated
 
 from mdmf_ops.beam.image import Image, ImageRef
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits
-from mdmf_ops.detector.isolation import decode_isolated
 from mdmf_ops.detector.tiles import TileGeometry
 from mdmf_ops.schema import to_table
 
@@ -62,6 +62,7 @@ def test_the_corpus_is_scored_into_one_valid_row_a_file():
 BOUNDED = """
 import json, os, resource, sys, time
 from corpus.make import cases
+from isolated import decode_isolated
 from mdmf_ops.detector import ImageError, decode
 from pathlib import Path
 data_bytes = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -112,7 +113,7 @@ def test_the_fuzzer_makes_the_same_inputs_from_the_same_seed_and_finds_what_cras
         made.append(content)
         raise ImageError(ErrorCode.DECODER_CRASHED, "SIGSEGV")
 
-    monkeypatch.setattr("mdmf_ops.detector.isolation.decode_isolated", crash)
+    monkeypatch.setattr("fuzz.decode_isolated", crash)
     made = []
     findings = [fuzz(seed, 20)[1] for seed in (3, 3, 4)]
     assert [len(found) for found in findings] == [20, 20, 20]

@@ -2,8 +2,8 @@
 
 It holds no credentials and no detector. A decoder that hangs, dies, or eats memory takes this process and no other.
 
-Both ways a message is a head of two lengths, so much JSON, and so many bytes: never a pickle, since whoever breaks a
-decoder speaks with the parent from here on.
+A request is a head of two lengths, so much JSON, and the image; a reply is a length and JSON, and the tiles lie in
+memory that both share. Never a pickle, since whoever breaks a decoder speaks with the parent from here on.
 """
 
 import functools
@@ -18,10 +18,13 @@ from typing import Any, BinaryIO
 from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
+from mdmf_ops.detector.shared_tiles import SharedTiles
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, decode_tiles
 
-HEAD = struct.Struct(">IQ")
-MAX_JSON_BYTES = 1 << 16
+REQUEST_HEAD = struct.Struct(">IQ")
+REPLY_HEAD = struct.Struct(">I")
+MAX_REPLY_BYTES = 1 << 12
+"""A pipe takes a reply whole, and several: a decoder never waits for its parent."""
 
 DESCRIPTION = ("width_px", "height_px", "image_format", "jpeg_quality", "decode_us")
 """Of an image, in a reply."""
@@ -30,8 +33,15 @@ _PIECE_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
 """Pixels of a megapixel stay with the process, and so much in all; what is larger goes back to the system."""
 
 
-def main() -> None:
-    """Serves requests from standard input until it ends."""
+def main(fd: int, geometry: TileGeometry) -> None:
+    """Serves requests from standard input until it ends.
+
+    Args:
+        fd: of the memory that is shared.
+        geometry: of the tiles.
+    """
+    shared = SharedTiles(fd, geometry)
+    os.close(fd)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     try:
         send(replies, {"ready": True})
@@ -42,18 +52,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     keep_free_memory(_PIECE_BYTES, _KEPT_BYTES)
     held_bytes = idle_bytes = _data_bytes()
-    while head := requests.read(HEAD.size):
-        text_bytes, content_bytes = HEAD.unpack(head)
-        limits, geometry = _read_request(requests.read(text_bytes))
+    while head := requests.read(REQUEST_HEAD.size):
+        text_bytes, content_bytes = REQUEST_HEAD.unpack(head)
+        limits = _read_request(requests.read(text_bytes))
         content = requests.read(content_bytes)
+        memory = shared.next()
         try:
-            tiled = _decode(content, limits, geometry, held_bytes)
+            tiled = _decode(content, limits, geometry, held_bytes, memory)
         except ImageError as error:
             send(replies, {"error": error.code.value, "message": error.message})
         except MemoryError:
             send(replies, {"error": ErrorCode.OUT_OF_MEMORY.value, "message": "not enough memory for the tiles"})
         else:
-            send(replies, describe(tiled), tiled.tiles)
+            send(replies, describe(tiled))
         content = tiled = None
         if (held_bytes := _data_bytes()) > idle_bytes + _KEPT_BYTES:
             give_back_memory()
@@ -61,36 +72,29 @@ def main() -> None:
 
 
 def describe(tiled: TiledImage) -> dict[str, Any]:
-    """What a reply says of an image; where its tiles lie follows from its size."""
+    """What a reply says of an image; how its tiles lie follows from its size."""
     return {name: getattr(tiled, name) for name in DESCRIPTION}
 
 
 @functools.lru_cache(1)
-def make_request(limits: Limits, geometry: TileGeometry) -> bytes:
+def make_request(limits: Limits) -> bytes:
     """What a request says beside the image, of which one is like the other."""
-    return json.dumps({"limits": asdict(limits), "geometry": asdict(geometry)}).encode()
+    return json.dumps(asdict(limits)).encode()
 
 
 @functools.lru_cache(1)
-def _read_request(text: bytes) -> tuple[Limits, TileGeometry]:
-    request = json.loads(text)
-    return Limits(**request["limits"]), TileGeometry(**request["geometry"])
+def _read_request(text: bytes) -> Limits:
+    return Limits(**json.loads(text))
 
 
-def pack(text: bytes, content_bytes: int) -> bytes:
-    """A message, of so much JSON, as far as its content."""
-    return HEAD.pack(len(text), content_bytes) + text
+def send(replies: BinaryIO, message: dict[str, Any]) -> None:
+    """Writes one reply."""
+    text = json.dumps(message).encode()
+    replies.write(REPLY_HEAD.pack(len(text)) + text)
+    replies.flush()
 
 
-def send(stream: BinaryIO, message: dict[str, Any], content: Any = b"") -> None:
-    """Writes one message; `content` is any contiguous buffer."""
-    view = memoryview(content)
-    stream.write(pack(json.dumps(message).encode(), view.nbytes))
-    stream.write(view)
-    stream.flush()
-
-
-def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: int) -> TiledImage:
+def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: int, memory: memoryview) -> TiledImage:
     """Decodes with memory bounded above what this process held before it was given the image, which therefore fails or
     not whatever came before it; ends the process if its parent is not there to do so in time.
     """
@@ -99,7 +103,7 @@ def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: 
     if held_bytes:  # Linux, where the limit counts what is allocated
         resource.setrlimit(resource.RLIMIT_DATA, (held_bytes + limits.max_decode_bytes, before[1]))
     try:
-        return decode_tiles(content, geometry, limits)
+        return decode_tiles(content, geometry, limits, memory)
     finally:
         # Two plain calls: where memory is full, there is none to run a context manager.
         resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -1,7 +1,8 @@
 """Decoding in processes of their own: a decoder that hangs or dies costs one image, and no credentials are near it.
 
 A process serves one thread at a time and lives as long as this one; one that was lost is replaced. What a process
-sends back is as hostile as the image: tiles of the size that was to be expected, or an error, or it is not believed.
+sends back is as hostile as the image: an error, or a size that may be, whose tiles are in memory that both share, or it
+is not believed.
 """
 
 import atexit
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from mdmf_ops.detector.decode import FORMATS, Limits
-from mdmf_ops.detector.decoder_process import DESCRIPTION, HEAD, MAX_JSON_BYTES, make_request, pack
+from mdmf_ops.detector.decoder_process import DESCRIPTION, MAX_REPLY_BYTES, REPLY_HEAD, REQUEST_HEAD, make_request
 from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.shared_tiles import AHEAD, SharedTiles, open_memory
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
 _START_S = 60.0
@@ -34,17 +37,20 @@ _PATIENCE = 4
 """So many times the limit of time, at most, for a decoder that waits for a core."""
 
 _PIPE_BYTES = 1 << 20
-"""Of a pipe's buffer: the system's default takes 48 turns to pass the tiles of one image."""
-
-_AHEAD = 4
-"""Small images that a decoder has at a time. It and who takes its tiles share a core and its caches: that they change
-places for each image takes a tenth of the time of one of 400 px."""
+"""Of the pipe to a decoder: half of it holds small images that it is asked for, `AHEAD` at a time. It and who takes its
+tiles share a core and its caches: that they change places for each image takes a tenth of the time of one of 400 px."""
 
 # All of our environment that a decoder gets: no credentials, no tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
 
 # The parent's own search path: a file in the working folder must not stand in for a package.
-_COMMAND = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from mdmf_ops.detector.decoder_process import main"
+_COMMAND = """
+import sys, json
+sys.path[:] = json.loads(sys.argv[1])
+from mdmf_ops.detector.decoder_process import main
+from mdmf_ops.detector.tiles import TileGeometry
+main(int(sys.argv[2]), TileGeometry(**json.loads(sys.argv[3])))
+"""
 
 
 class _LostError(Exception):
@@ -63,25 +69,33 @@ def _lost() -> Iterator[None]:
 class _Decoder:
     """One process; `ask` and `answer` serve one thread at a time, first come, first served."""
 
-    def __init__(self):
+    def __init__(self, geometry: TileGeometry):
+        self.geometry = geometry
         self._timed_out = False
         self._asked: deque[tuple[float, int]] = deque()  # when, and bytes, of each image that has no answer yet
         self._room_bytes = 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{_COMMAND}; main()", json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
-        )
+        fd = open_memory(geometry)
+        try:
+            self._tiles = SharedTiles(fd, geometry)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(geometry))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=[fd],
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+                | {"OPENBLAS_NUM_THREADS": "1"},
+            )
+        finally:
+            os.close(fd)
         # Never blocked by a pipe, so that no thread need watch the one that asks.
         self._writable, self._readable = select.poll(), select.poll()
         self._writable.register(self._process.stdin, select.POLLOUT)
         self._readable.register(self._process.stdout, select.POLLIN)
         for stream in (self._process.stdin, self._process.stdout):
             os.set_blocking(stream.fileno(), False)
-            with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
-                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        with contextlib.suppress(AttributeError, OSError):  # Linux alone has it, and grants a user so much
+            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         with contextlib.suppress(AttributeError, OSError):
             # Half of it: a pipe holds pages, and what is written may leave part of one empty.
             self._room_bytes = fcntl.fcntl(self._process.stdin, fcntl.F_GETPIPE_SZ) // 2
@@ -101,33 +115,28 @@ class _Decoder:
         return len(self._asked)
 
     def can_be_asked(self, content: bytes) -> bool:
-        """Whether `ask` would not wait: this decoder is idle, or has little to do and the image fits into the pipe.
-
-        To wait for one that waits itself, until its tiles are read, would be for ever.
-        """
+        """Whether `ask` would not wait: this decoder is idle, or has little to do and the image fits into the pipe."""
         on_the_way_bytes = sum(size for _, size in self._asked) + len(content)
-        return not self.pending or (self.pending < _AHEAD and on_the_way_bytes <= self._room_bytes)
+        return not self.pending or (self.pending < AHEAD and on_the_way_bytes <= self._room_bytes)
 
-    def ask(self, content: bytes, geometry: TileGeometry, limits: Limits) -> None:
+    def ask(self, content: bytes, limits: Limits) -> None:
         """Has it decode an image after those that it has; `answer` has the tiles of each, in turn."""
         if not self._asked:
             self._begin(limits.max_decode_s)
         self._asked.append((time.monotonic(), len(content)))
+        request = make_request(limits)
         # To one that was lost nothing can be said; `answer` finds it out.
         with contextlib.suppress(_LostError), _lost():
-            self._write(pack(make_request(limits, geometry), len(content)))
+            self._write(REQUEST_HEAD.pack(len(request), len(content)) + request)
             self._write(content)
 
-    def answer(self, geometry: TileGeometry, limits: Limits) -> TiledImage:
-        asked_s, _ = self._asked.popleft()
+    def answer(self, limits: Limits) -> TiledImage:
+        """Tiles of the first image that has none yet, valid until the next one's are asked for."""
         with _lost():
-            reply, tiles_bytes = self._receive()
-            # It has decoded. Its tiles may have waited for us, beyond its time; it has as much again to pass them on.
-            self._turn_ends_s = max(self._turn_ends_s, time.monotonic() + self._seconds)
-            try:
-                return self._read_tiles(reply, tiles_bytes, geometry, limits, asked_s)
-            finally:
-                self._begin(limits.max_decode_s)  # the next one's time
+            reply, memory = self._receive(), self._tiles.next()
+            asked_s, _ = self._asked.popleft()
+            self._begin(limits.max_decode_s)  # the next one's time
+            return self._describe(reply, memory, limits, asked_s)
 
     def _begin(self, seconds: float) -> None:
         """From now on it has so much time."""
@@ -170,35 +179,31 @@ class _Decoder:
             with contextlib.suppress(BlockingIOError):
                 view = view[os.write(self._process.stdin.fileno(), view) :]
 
-    def _receive(self) -> tuple[dict[str, Any], int]:
-        text_bytes, content_bytes = HEAD.unpack(self._read(bytearray(HEAD.size)))
-        if text_bytes > MAX_JSON_BYTES:
+    def _receive(self) -> dict[str, Any]:
+        [text_bytes] = REPLY_HEAD.unpack(self._read(REPLY_HEAD.size))
+        if text_bytes > MAX_REPLY_BYTES:
             raise _LostError(f"a reply of {text_bytes} bytes")
-        return json.loads(self._read(bytearray(text_bytes))), content_bytes
+        return json.loads(self._read(text_bytes))
 
-    def _read(self, buffer: bytearray | memoryview) -> bytearray | memoryview:
-        view = memoryview(buffer)
+    def _read(self, size_bytes: int) -> bytearray:
+        content = bytearray(size_bytes)
+        view = memoryview(content)
         while view:
             self._wait(self._readable)
             if not (got := self._process.stdout.readinto(view)) and got is not None:
                 raise _LostError("it ended amid its reply")
             view = view[got or 0 :]
-        return buffer
+        return content
 
-    def _read_tiles(
-        self, reply: dict[str, Any], tiles_bytes: int, geometry: TileGeometry, limits: Limits, asked_s: float
-    ) -> TiledImage:
+    def _describe(self, reply: dict[str, Any], memory: memoryview, limits: Limits, asked_s: float) -> TiledImage:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
         width_px, height_px, image_format, quality, decode_us = (reply[name] for name in DESCRIPTION)
         if image_format not in FORMATS or not (quality is None or 1 <= int(quality) <= 100):
             raise _LostError("a reply about no image")
         limits.check_size(int(width_px), int(height_px))
-        plan = plan_tiles(height_px, width_px, geometry)
-        tiles = np.empty((len(plan.origins), 3, plan.height_px, plan.width_px), np.uint8)
-        if tiles.nbytes != tiles_bytes:
-            raise _LostError(f"tiles of {tiles_bytes} bytes, {tiles.nbytes} were expected")
-        self._read(tiles.data.cast("B"))
+        plan = plan_tiles(height_px, width_px, self.geometry)
+        tiles = np.ndarray((len(plan.origins), 3, plan.height_px, plan.width_px), np.uint8, memory)
         took_us = 1e6 * (time.monotonic() - asked_s)
         return TiledImage(tiles, plan, width_px, height_px, image_format, quality, int(min(max(decode_us, 0), took_us)))
 
@@ -230,7 +235,7 @@ _idle: list[_Decoder] = []
 _owner = os.getpid()
 
 
-def _take() -> _Decoder:
+def _take(geometry: TileGeometry) -> _Decoder:
     """A process that waits for work, or a new one."""
     global _owner
     with _lock:
@@ -238,10 +243,11 @@ def _take() -> _Decoder:
             _owner = os.getpid()
             _idle.clear()
         while _idle:
-            if (decoder := _idle.pop()).is_alive:
+            decoder = _idle.pop()
+            if decoder.is_alive and decoder.geometry == geometry:
                 return decoder
             decoder.end()
-    return _Decoder()
+    return _Decoder(geometry)
 
 
 @atexit.register
@@ -259,7 +265,8 @@ def decode_in_turn(
     The process is ahead of who takes the tiles, by a large image or some small ones.
 
     Yields:
-        Tiles, or the error that `decode` raises, or `timeout`, `decoder_crashed`, `out_of_memory`.
+        Tiles, valid until the next ones are taken or this generator ends; or the error that `decode` raises, or
+        `timeout`, `decoder_crashed`, `out_of_memory`.
 
     Raises:
         RuntimeError: no process can be started.
@@ -280,10 +287,10 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
         for i, content in enumerate(contents):
             for last_try in (False, True):
                 if decoder is None:
-                    decoder = _take()
-                    decoder.ask(content, geometry, limits)
+                    decoder = _take(geometry)
+                    decoder.ask(content, limits)
                 try:
-                    answer = decoder.answer(geometry, limits)
+                    answer = decoder.answer(limits)
                 except ImageError as error:
                     answer = error
                 except _LostError:
@@ -292,29 +299,20 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                     if answer.code is ErrorCode.OUT_OF_MEMORY and not last_try:
                         continue
                 break
-            if decoder is not None:
-                if decoder.pending <= _AHEAD // 2:  # several at once, or they would change places for each
-                    for following in islice(contents, i + 1 + decoder.pending, None):
-                        if not decoder.can_be_asked(following):
-                            break
-                        decoder.ask(following, geometry, limits)
-                if not decoder.pending:
-                    _give_back(decoder)
-                    decoder = None
+            if decoder is not None and decoder.pending <= AHEAD // 2:  # several, or they change places for each
+                for following in islice(contents, i + 1 + decoder.pending, None):
+                    if not decoder.can_be_asked(following):
+                        break
+                    decoder.ask(following, limits)
             yield answer
     finally:
         if decoder is not None:
-            decoder.end()  # nobody waits for what it is at
-
-
-def decode_isolated(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
-    """The tiles of one image; see `decode_in_turn`. Raises the errors that it yields."""
-    [tiled] = decode_in_turn([content], geometry, limits)
-    if isinstance(tiled, ImageError):
-        raise tiled
-    return tiled
+            _give_back(decoder)
 
 
 def _give_back(decoder: _Decoder) -> None:
+    if decoder.pending:
+        decoder.end()  # nobody waits for what it is at
+        return
     with _lock:
         _idle.append(decoder)

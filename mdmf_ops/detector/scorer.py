@@ -125,8 +125,12 @@ class Scorer(ABC):
     def scores(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
         """The same, each as soon as it and those before it are there."""
         if self._pool is not None:
-            return self._pool.map(lambda content: self._score(*self._decoded([content])), batch)
+            return self._pool.map(self._alone, batch)
         return self._one_by_one(batch)
+
+    def _alone(self, content: bytes) -> Score | ImageError:
+        [score] = self._one_by_one([content])
+        return score
 
     def _one_by_one(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
         """While an image is scored, the next ones are decoded in a process of their own."""

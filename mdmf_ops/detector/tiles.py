@@ -35,6 +35,11 @@ class TileGeometry:
         if self.max_tiles < 1:
             raise ValueError(f"{self.max_tiles} tiles an image: one or more")
 
+    @property
+    def max_bytes(self) -> int:
+        """Of the tiles of one image, RGB of 8 bits."""
+        return 3 * self.max_tiles * self.max_tile_px**2
+
 
 @dataclass(frozen=True)
 class TilePlan:
@@ -119,26 +124,33 @@ class TiledImage:
     decode_us: int = 0
 
 
-def decode_tiles(content: bytes, geometry: TileGeometry, limits: Limits) -> TiledImage:
-    """Bytes to tiles, timed. Raises ImageError as `decode` does."""
+def decode_tiles(
+    content: bytes, geometry: TileGeometry, limits: Limits, memory: memoryview | None = None
+) -> TiledImage:
+    """Bytes to tiles, timed; see `cut_tiles` for `memory`. Raises ImageError as `decode` does."""
     started_ns = time.perf_counter_ns()
-    tiled = tile_image(decode(content, limits), geometry)
+    tiled = tile_image(decode(content, limits), geometry, memory)
     return replace(tiled, decode_us=(time.perf_counter_ns() - started_ns) // 1000)
 
 
-def tile_image(image: DecodedImage, geometry: TileGeometry) -> TiledImage:
+def tile_image(image: DecodedImage, geometry: TileGeometry, memory: memoryview | None = None) -> TiledImage:
     """Plans and cuts the tiles of a decoded image."""
     width_px, height_px = image.size
     plan = plan_tiles(height_px, width_px, geometry)
-    return TiledImage(cut_tiles(image, plan), plan, width_px, height_px, image.format, image.jpeg_quality)
+    return TiledImage(cut_tiles(image, plan, memory), plan, width_px, height_px, image.format, image.jpeg_quality)
 
 
-def cut_tiles(image: Image.Image | DecodedImage, plan: TilePlan) -> np.ndarray:
+def cut_tiles(image: Image.Image | DecodedImage, plan: TilePlan, memory: memoryview | None = None) -> np.ndarray:
     """Cuts the planned tiles out of an image, upright and RGB.
+
+    Args:
+        memory: where to put them, at least `TileGeometry.max_bytes`; None is new memory.
 
     Returns:
         (T, 3, height_px, width_px) uint8, channels first as the backbones take them.
     """
-    boxes = [(left, top, left + plan.width_px, top + plan.height_px) for top, left in plan.origins]
-    tiles = np.stack([np.asarray(image.crop(box)) for box in boxes])
-    return np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))
+    tiles = np.ndarray((len(plan.origins), 3, plan.height_px, plan.width_px), np.uint8, memory)
+    for tile, (top, left) in zip(tiles, plan.origins, strict=True):
+        crop = image.crop((left, top, left + plan.width_px, top + plan.height_px))
+        tile[:] = np.asarray(crop).transpose(2, 0, 1)
+    return tiles

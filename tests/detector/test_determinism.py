@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isolated import decode_isolated
 from PIL import Image
 
 from mdmf_ops.detector import Detector, Limits, decode
-from mdmf_ops.detector.isolation import decode_isolated
 from mdmf_ops.detector.tiles import TileGeometry, tile_image
 
 GEOMETRY = TileGeometry(patch_px=32, max_tile_px=128, max_tiles=4)

@@ -1,12 +1,13 @@
 """Decoders that really hang, die, eat memory or lie, in their own process: one image each, and nothing else."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from subprocess import PIPE
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from conftest import BROKEN, ROOT, encode, photo
 from corpus.parts import png
 from formats import FORMATS, save
+from isolated import decode_isolated, kept
 from PIL import Image
 
 from mdmf_ops.beam.image import ImageRef
@@ -21,7 +23,8 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import Image as Fetched
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, decode, isolation
-from mdmf_ops.detector.isolation import decode_in_turn, decode_isolated
+from mdmf_ops.detector.isolation import decode_in_turn
+from mdmf_ops.detector.shared_tiles import AHEAD, SharedTiles, open_memory
 from mdmf_ops.detector.tiles import TileGeometry, tile_image
 from mdmf_ops.schema import to_table
 
@@ -93,10 +96,10 @@ def outcome(content, limits=LIMITS):
 
 
 def test_a_decoder_that_waited_for_its_parent_did_not_hang(monkeypatch):
-    # Tiles of 1.6 MB fill the pipe: it cannot end before it is read, which is after its time.
+    # It has answered in time; that is read after its time.
     contents = [encode(photo(i, 768, 768), "PNG") for i in range(2)]
     answers = decode_in_turn(contents, GEOMETRY, LIMITS)
-    found = [next(answers)]
+    found = [kept(next(answers))]
     clock, decoder = time.monotonic, answers.gi_frame.f_locals["answers"].gi_frame.f_locals["decoder"]
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 2 * LIMITS.max_decode_s)
     while not decoder._readable.poll(1000):
@@ -111,7 +114,7 @@ def test_two_who_decode_at_once_have_two_decoders():
     contents = [encode(photo(i, 300, 200)) for i in range(6)]
     expected = [tile_image(decode(content), GEOMETRY).tiles for content in contents]
     first, second = (decode_in_turn(some, GEOMETRY, LIMITS) for some in (contents, contents[::-1]))
-    found = [(one.tiles, other.tiles) for one, other in zip(first, second, strict=True)]
+    found = [(kept(one).tiles, kept(other).tiles) for one, other in zip(first, second, strict=True)]
     np.testing.assert_array_equal(np.stack([one for one, _ in found]), np.stack(expected))
     np.testing.assert_array_equal(np.stack([other for _, other in found]), np.stack(expected[::-1]))
 
@@ -142,7 +145,7 @@ def test_small_images_are_asked_for_several_at_a_time_and_large_ones_one_by_one(
 @pytest.mark.parametrize("what", ["hang", "segfault", "eat", "lie"])
 def test_what_a_decoder_had_before_it_when_it_was_lost_is_decoded_by_another(sabotage, what):
     kinds = ["", what, "", "", what, what, "", ""]
-    found = list(decode_in_turn([bmp(kind) for kind in kinds], GEOMETRY, LIMITS))
+    found = list(map(kept, decode_in_turn([bmp(kind) for kind in kinds], GEOMETRY, LIMITS)))
     assert [isinstance(each, ImageError) for each in found] == [kind == what for kind in kinds]
     for whole in (each for each in found if not isinstance(each, ImageError)):
         np.testing.assert_array_equal(whole.tiles, found[0].tiles)
@@ -151,7 +154,7 @@ def test_what_a_decoder_had_before_it_when_it_was_lost_is_decoded_by_another(sab
 def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():
     contents = [encode(photo(1)), b"", b"no image", encode(photo(2), "PNG"), bytes(5000), *BROKEN.values()]
     limits = replace(LIMITS, max_bytes=50_000)
-    found = list(decode_in_turn(contents, GEOMETRY, limits))
+    found = list(map(kept, decode_in_turn(contents, GEOMETRY, limits)))
     for each, content in zip(found, contents, strict=True):
         try:
             expected = tile_image(decode(content, limits), GEOMETRY)
@@ -290,9 +293,10 @@ def test_decoders_end_with_their_parent():
     script = """
 import os, sys
 from conftest import encode, photo
+from isolated import decode_isolated
 from mdmf_ops.detector import Limits, isolation
 from mdmf_ops.detector.tiles import TileGeometry
-isolation.decode_isolated(encode(photo(1)), TileGeometry(32, 256), Limits())
+decode_isolated(encode(photo(1)), TileGeometry(32, 256), Limits())
 print(isolation._idle[0]._process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -315,11 +319,54 @@ def is_running(pid):
 
 
 def test_a_decoder_whose_parent_has_gone_before_it_was_ready_ends_without_a_word():
-    command = [sys.executable, "-c", "from mdmf_ops.detector.decoder_process import main; main()"]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=ROOT) as decoder:
+    fd = open_memory(GEOMETRY)
+    command = [sys.executable, "-c", isolation._COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(GEOMETRY))]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=ROOT, pass_fds=[fd]) as decoder:
+        os.close(fd)
         decoder.stdout.close()
         assert decoder.wait(60) == 0
         assert decoder.stderr.read() == b""
+
+
+def test_the_slots_of_an_image_and_of_those_after_it_do_not_overlap():
+    fd = open_memory(GEOMETRY)
+    ours, theirs = SharedTiles(fd, GEOMETRY), SharedTiles(fd, GEOMETRY)
+    os.close(fd)
+    before = []
+    for i in range(4 * AHEAD):
+        theirs.next()[:] = bytes([i]) * GEOMETRY.max_bytes
+        before = [*before, ours.next()][-AHEAD - 1 :]
+        assert [(slot[0], slot[-1]) for slot in before] == [(j, j) for j in range(max(i - AHEAD, 0), i + 1)]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="seals are Linux's")
+def test_a_decoder_cannot_cut_the_memory_that_its_parent_reads():
+    fd = open_memory(GEOMETRY)
+    for size_bytes in (0, os.fstat(fd).st_size + 1):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size_bytes)
+    os.close(fd)
+
+
+def test_tiles_of_another_geometry_come_from_another_decoder():
+    content, other = encode(photo(1, 300, 200)), TileGeometry(patch_px=14, max_tile_px=224, max_tiles=2)
+    for geometry in (GEOMETRY, other, GEOMETRY):
+        expected = tile_image(decode(content), geometry).tiles
+        np.testing.assert_array_equal(decode_isolated(content, geometry, LIMITS).tiles, expected)
+    assert {decoder.geometry for decoder in isolation._idle} == {GEOMETRY}
+
+
+def test_a_decoder_that_somebody_leaves_amid_its_work_is_ended_and_an_idle_one_is_kept():
+    isolation._end_all()
+    answers = decode_in_turn([encode(photo(i)) for i in range(3)], GEOMETRY, LIMITS)
+    next(answers)
+    answers.close()
+    assert not isolation._idle
+    answers = decode_in_turn([encode(photo(1))], GEOMETRY, LIMITS)
+    next(answers)
+    assert not isolation._idle, "its tiles are in use"
+    answers.close()
+    assert len(isolation._idle) == 1
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_an_image(monkeypatch):
