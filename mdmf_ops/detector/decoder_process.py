@@ -2,8 +2,9 @@
 
 It holds no credentials and no detector. A decoder that hangs, dies, or eats memory takes this process and no other.
 
-A request is a head of two lengths, so much JSON, and the image; a reply is a length and JSON, and the tiles lie in
-memory that both share. Never a pickle, since whoever breaks a decoder speaks with the parent from here on.
+A request is a head of a slot and two lengths, so much JSON, and the image; a reply is a length and JSON, and the tiles
+lie in the slot, in memory that both share. Never a pickle, since whoever breaks a decoder speaks with the parent from
+here on.
 """
 
 import functools
@@ -21,7 +22,7 @@ from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
 from mdmf_ops.detector.shared_tiles import SharedTiles
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, decode_tiles
 
-REQUEST_HEAD = struct.Struct(">IQ")
+REQUEST_HEAD = struct.Struct(">BIQ")
 REPLY_HEAD = struct.Struct(">I")
 MAX_REPLY_BYTES = 1 << 12
 """A pipe takes a reply whole, and several: a decoder never waits for its parent."""
@@ -53,12 +54,11 @@ def main(fd: int, geometry: TileGeometry) -> None:
     keep_free_memory(_PIECE_BYTES, _KEPT_BYTES)
     held_bytes = idle_bytes = _data_bytes()
     while head := requests.read(REQUEST_HEAD.size):
-        text_bytes, content_bytes = REQUEST_HEAD.unpack(head)
+        slot, text_bytes, content_bytes = REQUEST_HEAD.unpack(head)
         limits = _read_request(requests.read(text_bytes))
         content = requests.read(content_bytes)
-        memory = shared.next()
         try:
-            tiled = _decode(content, limits, geometry, held_bytes, memory)
+            tiled = _decode(content, limits, geometry, held_bytes, shared[slot])
         except ImageError as error:
             send(replies, {"error": error.code.value, "message": error.message})
         except MemoryError:

@@ -21,14 +21,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mdmf_ops.detector.decode import FORMATS, Limits
 from mdmf_ops.detector.decoder_process import DESCRIPTION, MAX_REPLY_BYTES, REPLY_HEAD, REQUEST_HEAD, make_request
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.shared_tiles import AHEAD, SharedTiles, open_memory
+from mdmf_ops.detector.shared_tiles import SharedTiles, open_memory
 from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
 _START_S = 60.0
@@ -37,8 +37,11 @@ _PATIENCE = 4
 """So many times the limit of time, at most, for a decoder that waits for a core."""
 
 _PIPE_BYTES = 1 << 20
-"""Of the pipe to a decoder: half of it holds small images that it is asked for, `AHEAD` at a time. It and who takes its
-tiles share a core and its caches: that they change places for each image takes a tenth of the time of one of 400 px."""
+"""Of the pipe to a decoder: half of it holds small images that wait for it."""
+
+_FEW = 2
+"""A decoder that has no more images than that is asked for as many as it may have: it and who takes its tiles share a
+core and its caches, and to change places for each image takes a tenth of the time of one of 400 px."""
 
 # All of our environment that a decoder gets: no credentials, no tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
@@ -66,17 +69,27 @@ def _lost() -> Iterator[None]:
         raise _LostError(f"{type(error).__name__}: {error}") from error
 
 
+class _Asked(NamedTuple):
+    """An image that a decoder has."""
+
+    at_s: float
+    size_bytes: int
+    slot: int
+
+
 class _Decoder:
     """One process; `ask` and `answer` serve one thread at a time, first come, first served."""
 
     def __init__(self, geometry: TileGeometry):
         self.geometry = geometry
         self._timed_out = False
-        self._asked: deque[tuple[float, int]] = deque()  # when, and bytes, of each image that has no answer yet
+        self._asked: deque[_Asked] = deque()  # what has no answer yet
         self._room_bytes = 0
         fd = open_memory(geometry)
         try:
             self._tiles = SharedTiles(fd, geometry)
+            self._free_slots = list(range(self._tiles.slots))
+            self._read_slot: int | None = None
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(geometry))],
                 stdin=subprocess.PIPE,
@@ -115,28 +128,32 @@ class _Decoder:
         return len(self._asked)
 
     def can_be_asked(self, content: bytes) -> bool:
-        """Whether `ask` would not wait: this decoder is idle, or has little to do and the image fits into the pipe."""
-        on_the_way_bytes = sum(size for _, size in self._asked) + len(content)
-        return not self.pending or (self.pending < AHEAD and on_the_way_bytes <= self._room_bytes)
+        """Whether `ask` would not wait: this decoder is idle, or the pipe has room for the image and a slot is free."""
+        on_the_way_bytes = sum(asked.size_bytes for asked in self._asked) + len(content)
+        return not self.pending or (bool(self._free_slots) and on_the_way_bytes <= self._room_bytes)
 
     def ask(self, content: bytes, limits: Limits) -> None:
         """Has it decode an image after those that it has; `answer` has the tiles of each, in turn."""
         if not self._asked:
             self._begin(limits.max_decode_s)
-        self._asked.append((time.monotonic(), len(content)))
+        asked = _Asked(time.monotonic(), len(content), self._free_slots.pop())
+        self._asked.append(asked)
         request = make_request(limits)
         # To one that was lost nothing can be said; `answer` finds it out.
         with contextlib.suppress(_LostError), _lost():
-            self._write(REQUEST_HEAD.pack(len(request), len(content)) + request)
+            self._write(REQUEST_HEAD.pack(asked.slot, len(request), len(content)) + request)
             self._write(content)
 
     def answer(self, limits: Limits) -> TiledImage:
         """Tiles of the first image that has none yet, valid until the next one's are asked for."""
         with _lost():
-            reply, memory = self._receive(), self._tiles.next()
-            asked_s, _ = self._asked.popleft()
+            reply = self._receive()
+            asked = self._asked.popleft()
+            if self._read_slot is not None:
+                self._free_slots.append(self._read_slot)
+            self._read_slot = asked.slot
             self._begin(limits.max_decode_s)  # the next one's time
-            return self._describe(reply, memory, limits, asked_s)
+            return self._describe(reply, asked, limits)
 
     def _begin(self, seconds: float) -> None:
         """From now on it has so much time."""
@@ -195,7 +212,7 @@ class _Decoder:
             view = view[got or 0 :]
         return content
 
-    def _describe(self, reply: dict[str, Any], memory: memoryview, limits: Limits, asked_s: float) -> TiledImage:
+    def _describe(self, reply: dict[str, Any], asked: _Asked, limits: Limits) -> TiledImage:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
         width_px, height_px, image_format, quality, decode_us = (reply[name] for name in DESCRIPTION)
@@ -203,8 +220,9 @@ class _Decoder:
             raise _LostError("a reply about no image")
         limits.check_size(int(width_px), int(height_px))
         plan = plan_tiles(height_px, width_px, self.geometry)
-        tiles = np.ndarray((len(plan.origins), 3, plan.height_px, plan.width_px), np.uint8, memory)
-        took_us = 1e6 * (time.monotonic() - asked_s)
+        shape = len(plan.origins), 3, plan.height_px, plan.width_px
+        tiles = np.ndarray(shape, np.uint8, self._tiles[asked.slot])
+        took_us = 1e6 * (time.monotonic() - asked.at_s)
         return TiledImage(tiles, plan, width_px, height_px, image_format, quality, int(min(max(decode_us, 0), took_us)))
 
     def end(self) -> None:
@@ -299,7 +317,7 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                     if answer.code is ErrorCode.OUT_OF_MEMORY and not last_try:
                         continue
                 break
-            if decoder is not None and decoder.pending <= AHEAD // 2:  # several, or they change places for each
+            if decoder is not None and decoder.pending <= _FEW:
                 for following in islice(contents, i + 1 + decoder.pending, None):
                     if not decoder.can_be_asked(following):
                         break

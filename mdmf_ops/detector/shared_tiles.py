@@ -10,35 +10,36 @@ import tempfile
 
 from mdmf_ops.detector.tiles import TileGeometry
 
-AHEAD = 4
-"""Images that a decoder may have before it while the tiles of one are read."""
-
-_SLOTS = AHEAD + 1
+_MOST_SLOTS, _MOST_BYTES = 17, 64 << 20
 
 
 class SharedTiles:
-    """Room for the tiles of several images, each image's in the next slot of a ring: both sides count.
+    """Room for the tiles of several images, one in each slot.
 
     Args:
         fd: of `open_memory`; the caller's to close.
         geometry: of the tiles.
+
+    Attributes:
+        slots: how many; two or more, so that one can be read while another is written.
     """
 
     def __init__(self, fd: int, geometry: TileGeometry):
+        self.slots = _slots(geometry)
         self._slot_bytes = geometry.max_bytes
-        self._memory = memoryview(mmap.mmap(fd, _SLOTS * self._slot_bytes))
-        self._count = 0
+        self._memory = memoryview(mmap.mmap(fd, self.slots * self._slot_bytes))
 
-    def next(self) -> memoryview:
-        """The slot of the next image."""
-        start = self._count % _SLOTS * self._slot_bytes
-        self._count += 1
-        return self._memory[start : start + self._slot_bytes]
+    def __getitem__(self, slot: int) -> memoryview:
+        return self._memory[slot * self._slot_bytes :][: self._slot_bytes]
+
+
+def _slots(geometry: TileGeometry) -> int:
+    return max(2, min(_MOST_SLOTS, _MOST_BYTES // geometry.max_bytes))
 
 
 def open_memory(geometry: TileGeometry) -> int:
     """A file descriptor of memory for `SharedTiles`; what no tile touches takes none."""
-    size_bytes = _SLOTS * geometry.max_bytes
+    size_bytes = _slots(geometry) * geometry.max_bytes
     if not hasattr(os, "memfd_create"):  # not Linux
         with tempfile.TemporaryFile() as file:
             file.truncate(size_bytes)

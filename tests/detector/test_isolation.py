@@ -24,7 +24,7 @@ from mdmf_ops.beam.score import Image as Fetched
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, decode, isolation
 from mdmf_ops.detector.isolation import decode_in_turn
-from mdmf_ops.detector.shared_tiles import AHEAD, SharedTiles, open_memory
+from mdmf_ops.detector.shared_tiles import SharedTiles, open_memory
 from mdmf_ops.detector.tiles import TileGeometry, tile_image
 from mdmf_ops.schema import to_table
 
@@ -134,9 +134,10 @@ def test_small_images_are_asked_for_several_at_a_time_and_large_ones_one_by_one(
     monkeypatch.setattr(isolation._Decoder, "answer", answered)
     small, large = encode(photo(1)), encode(photo(2, 700, 700), "PNG")
     assert len(large) > 1 << 19
-    assert len(list(decode_in_turn([small] * 8, GEOMETRY, LIMITS))) == 8
-    # The first one says when the decoder is there. Then four, and two more whenever two are left.
-    assert with_it == [1, "answer", 1, 2, 3, 4, "answer", "answer", 3, 4, "answer", "answer", 3, *["answer"] * 3]
+    assert len(list(decode_in_turn([small] * 40, GEOMETRY, LIMITS))) == 40
+    # The first one says when the decoder is there. Then 16, and 14 more whenever two are left.
+    first, more = [1, "answer", *range(1, 17)], [*["answer"] * 14, *range(3, 17)]
+    assert with_it == [*first, *more, *["answer"] * 14, *range(3, 12), *["answer"] * 11]
     with_it.clear()
     assert len(list(decode_in_turn([large, small, large, large], GEOMETRY, LIMITS))) == 4
     assert with_it == [1, "answer", 1, "answer", 1, "answer", 1, "answer"]
@@ -328,15 +329,39 @@ def test_a_decoder_whose_parent_has_gone_before_it_was_ready_ends_without_a_word
         assert decoder.stderr.read() == b""
 
 
-def test_the_slots_of_an_image_and_of_those_after_it_do_not_overlap():
-    fd = open_memory(GEOMETRY)
-    ours, theirs = SharedTiles(fd, GEOMETRY), SharedTiles(fd, GEOMETRY)
+@pytest.mark.parametrize(
+    ("geometry", "slots"), [(GEOMETRY, 17), (TileGeometry(14, 518), 9), (TileGeometry(32, 4096, max_tiles=9), 2)]
+)
+def test_slots_are_apart_and_take_no_more_memory_than_they_may(geometry, slots):
+    fd = open_memory(geometry)
+    ours, theirs = SharedTiles(fd, geometry), SharedTiles(fd, geometry)
+    assert os.fstat(fd).st_size == slots * geometry.max_bytes
+    assert ours.slots == slots and (slots == 2 or os.fstat(fd).st_size <= 64 << 20)
     os.close(fd)
-    before = []
-    for i in range(4 * AHEAD):
-        theirs.next()[:] = bytes([i]) * GEOMETRY.max_bytes
-        before = [*before, ours.next()][-AHEAD - 1 :]
-        assert [(slot[0], slot[-1]) for slot in before] == [(j, j) for j in range(max(i - AHEAD, 0), i + 1)]
+    for slot in range(slots):
+        theirs[slot][:1] = theirs[slot][-1:] = bytes([slot])
+    assert [(ours[slot][0], ours[slot][-1], len(ours[slot])) for slot in range(slots)] == [
+        (slot, slot, geometry.max_bytes) for slot in range(slots)
+    ]
+
+
+def test_no_decoder_writes_where_tiles_are_read(monkeypatch):
+    ask, answer, held = isolation._Decoder.ask, isolation._Decoder.answer, []
+
+    def asked(decoder, *request):
+        ask(decoder, *request)
+        assert decoder._asked[-1].slot not in held
+        held.append(decoder._asked[-1].slot)
+
+    def answered(decoder, *request):
+        if len(held) > decoder.pending:
+            held.pop(0)  # of the tiles that were read until now
+        return answer(decoder, *request)
+
+    monkeypatch.setattr(isolation._Decoder, "ask", asked)
+    monkeypatch.setattr(isolation._Decoder, "answer", answered)
+    contents = [encode(photo(i)) if i % 5 else b"no image" for i in range(60)]
+    assert len(list(decode_in_turn(contents, GEOMETRY, LIMITS))) == 60
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="seals are Linux's")
