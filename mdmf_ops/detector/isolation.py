@@ -65,7 +65,7 @@ def _lost() -> Iterator[None]:
     """What goes wrong between the two is a lost process."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _LostError(f"{type(error).__name__}: {error}") from error
 
 
@@ -216,9 +216,11 @@ class _Decoder:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
         width_px, height_px, image_format, quality, decode_us = (reply[name] for name in DESCRIPTION)
-        if image_format not in FORMATS or not (quality is None or 1 <= int(quality) <= 100):
+        if any(type(number) is not int for number in (width_px, height_px, decode_us, quality or 1)):
+            raise _LostError("a reply of odd numbers")
+        if image_format not in FORMATS or not (quality is None or 1 <= quality <= 100):
             raise _LostError("a reply about no image")
-        limits.check_size(int(width_px), int(height_px))
+        limits.check_size(width_px, height_px)
         plan = plan_tiles(height_px, width_px, self.geometry)
         shape = len(plan.origins), 3, plan.height_px, plan.width_px
         tiles = np.ndarray(shape, np.uint8, self._tiles[asked.slot])

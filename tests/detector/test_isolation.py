@@ -225,6 +225,46 @@ def test_a_decoder_that_fails_costs_one_image(sabotage, what, code, message):
         np.testing.assert_array_equal(whole.tiles, outcomes[0].tiles)
 
 
+TRUE_REPLY = {"width_px": 128, "height_px": 96, "image_format": "JPEG", "jpeg_quality": 75, "decode_us": 9}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("[]", "7", "null", '"error"', "[" * 4000, "{", '{"error": "no_such_code", "message": ""}', '{"error": []}'),
+        *(json.dumps(TRUE_REPLY | {name: value}) for name in TRUE_REPLY for value in ("75", [], 1e999, 96.5, True)),
+        *(json.dumps(TRUE_REPLY | {"jpeg_quality": value}) for value in (0, 0.0, False, "", 101)),
+        json.dumps(TRUE_REPLY | {"decode_us": None}),
+        json.dumps(TRUE_REPLY | {"image_format": "EXE"}),
+    ],
+)
+def test_what_is_no_reply_costs_one_image(monkeypatch, reply):
+    receive, lies = isolation._Decoder._receive, [reply]
+
+    def received(decoder):
+        truth = receive(decoder)
+        return json.loads(lies.pop()) if lies and "ready" not in truth else truth
+
+    monkeypatch.setattr(isolation, "_DEATH_S", 0.01)
+    monkeypatch.setattr(isolation._Decoder, "_receive", received)
+    found = list(decode_in_turn([encode(photo(i)) for i in range(3)], GEOMETRY, LIMITS))
+    assert not lies
+    assert isinstance(found[0], ImageError) and found[0].code is ErrorCode.DECODER_CRASHED
+    assert not any(isinstance(each, ImageError) for each in found[1:])
+
+
+@pytest.mark.parametrize(("name", "value"), [("width_px", 0), ("width_px", -96), ("height_px", 1 << 70)])
+def test_a_size_that_is_not_decoded_is_not_believed(monkeypatch, name, value):
+    receive = isolation._Decoder._receive
+
+    def received(decoder):
+        truth = receive(decoder)
+        return truth if "ready" in truth else TRUE_REPLY | {name: value}
+
+    monkeypatch.setattr(isolation._Decoder, "_receive", received)
+    assert outcome(encode(photo(1))).code in (ErrorCode.TOO_SMALL, ErrorCode.SIDE_TOO_LONG)
+
+
 def test_of_a_batch_only_the_images_that_hang_and_crash_are_failed_rows(sabotage):
     detector = Detector.load(device="cpu", limits=LIMITS)
     contents = [bmp(""), bmp("hang"), encode(photo(2)), bmp("segfault"), bmp("segfault"), encode(photo(4), "PNG")]
