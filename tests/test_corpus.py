@@ -62,7 +62,6 @@ def test_the_corpus_is_scored_into_one_valid_row_a_file():
 BOUNDED = """
 import json, os, resource, sys, time
 from corpus.make import cases
-from isolated import decode_isolated
 from mdmf_ops.detector import ImageError, decode
 from pathlib import Path
 data_bytes = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

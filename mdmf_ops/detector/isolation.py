@@ -84,12 +84,11 @@ class _Decoder:
         self.geometry = geometry
         self._timed_out = False
         self._asked: deque[_Asked] = deque()  # what has no answer yet
+        self._read_slot: int | None = None
         self._room_bytes = 0
         fd = open_memory(geometry)
         try:
             self._tiles = SharedTiles(fd, geometry)
-            self._free_slots = list(range(self._tiles.slots))
-            self._read_slot: int | None = None
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(geometry))],
                 stdin=subprocess.PIPE,
@@ -101,6 +100,7 @@ class _Decoder:
             )
         finally:
             os.close(fd)
+        self._free_slots = list(range(self._tiles.slots))
         # Never blocked by a pipe, so that no thread need watch the one that asks.
         self._writable, self._readable = select.poll(), select.poll()
         self._writable.register(self._process.stdin, select.POLLOUT)
