@@ -48,7 +48,7 @@ EPILOG = """\
 exit status: 0 done, and what was asked for is complete; 1 it failed, is not complete, or what was checked is damaged;
 2 the command cannot be carried out as it is given. Results go to stdout, progress and errors to stderr.
 
-A verdict is evidence, not an action: likely_ai is wrong for about a fraction alpha of real images,
+A verdict is evidence, not an action: likely_ai is wrong for up to a fraction alpha of real images,
 and likely_real does not mean authentic.
 """
 

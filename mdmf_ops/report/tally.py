@@ -153,7 +153,7 @@ class Tally:
         }
         counts = {verdict: _binned(edges, arrays) for verdict, arrays in values.items()}
         scored = sum(self.outcomes[verdict] for verdict in VERDICTS)
-        title = f"p-values of {scored:,} scored images; dotted: as many in each bar as if all were real"
+        title = f"p-values of {scored:,} scored images; dotted: an even share, the most of real ones at the left"
         return histogram(edges, counts, title=title, x_label="p-value", expected=scored / _BARS)
 
     def score_charts(self) -> dict[str, str]:

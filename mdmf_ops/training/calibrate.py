@@ -28,16 +28,22 @@ MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
 
 
-SOURCE_QUANTILES = 250
+SOURCE_QUANTILES = 500
 """Of each source's scores in a stratum: they stand for the source, whether it has thirty images or thousands."""
+
+FEW_SCORES = 20
+"""Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles."""
+
+HARDEST_SOURCES = 1 / 4
+"""A p-value is that of the sources whose images look most generated, this share of all."""
 
 
 def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.ndarray) -> Calibration:
-    """Scores as strata by size, in which every source counts alike.
+    """Scores as strata by size, in which a p-value is a promise to the hardest sources.
 
     A new image comes from a source as unlike the known ones as they are among themselves: what must be exchangeable
-    are sources, not images (Dunn et al. 2022, arXiv 1809.07441). So a small source of many high scores weighs as much
-    as a large one of low scores.
+    are sources, not images (Dunn et al. 2022, arXiv 1809.07441). Were all of them averaged, a source of polished
+    photographs would be flagged several times as often as alpha says, and pay for those that never are.
 
     Args:
         name: what every stratum's id begins with; its least number of patches and of scored images follow.
@@ -53,16 +59,29 @@ def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.nda
         del bounds[max(poorest, 1)]
     return Calibration(
         tuple(
-            Stratum(f"{name}-from{least}-n{count}", least, _alike(scores[of_score == i], sources[of_score == i]))
+            Stratum(f"{name}-from{least}-n{count}", least, _hardest(scores[of_score == i], sources[of_score == i]))
             for i, (least, count) in enumerate(zip(bounds, counts, strict=True))
         )
     )
 
 
-def _alike(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """(sources * SOURCE_QUANTILES,) float: quantiles of each source's scores."""
+def _hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Scores among which an image's p-value is the mean of those that it has among each of the hardest sources' own.
+
+    Which sources are the hardest may differ from one p-value to the next.
+
+    Returns:
+        (hardest sources * SOURCE_QUANTILES,) float.
+    """
+    names, of_score, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    of_score = np.where(counts[of_score] < FEW_SCORES, len(names), of_score)
     levels = (np.arange(SOURCE_QUANTILES) + 0.5) / SOURCE_QUANTILES
-    return np.concatenate([np.quantile(scores[sources == name], levels) for name in np.unique(sources)])
+    own = np.stack([np.quantile(scores[of_score == i], levels) for i in np.unique(of_score)])
+    grid = np.unique(own)
+    as_high = np.stack([SOURCE_QUANTILES - np.searchsorted(quantiles, grid) for quantiles in own])
+    hardest = max(round(HARDEST_SOURCES * len(own)), 1)
+    total = np.sort(as_high, axis=0)[-hardest:].sum(0)  # of so many scores that are as high, each of the grid is one
+    return np.repeat(grid, total - np.append(total[1:], 0))
 
 
 def calibrate(

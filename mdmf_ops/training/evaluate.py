@@ -14,15 +14,15 @@ from mdmf_ops.training.curves import CurvePoint
 from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig
-from mdmf_ops.training.folds import countable, leave_out, without
+from mdmf_ops.training.folds import Fold, countable, leave_out, without
 from mdmf_ops.training.localise import Localisation
 from mdmf_ops.training.metrics import (
+    FlagRates,
     GeneratorResult,
-    RealSourceResult,
     Reliability,
     auroc,
     compare,
-    false_positives,
+    flag_rates,
     reliability,
 )
 from mdmf_ops.training.score import score_features
@@ -33,6 +33,8 @@ class Results:
     """Figures by generator and by real source.
 
     Attributes:
+        generators, found: how a generator's images rank among real ones, and how often their p-values flag them.
+        real_sources: how often real images are flagged.
         reliability: of the real sources, and in a last row of all real images.
         both_out: for each generator the AUROC against each real source, neither of which the detector saw.
         curves, splices: where they were asked for.
@@ -41,7 +43,8 @@ class Results:
     """
 
     generators: list[GeneratorResult]
-    real_sources: list[RealSourceResult]
+    found: list[FlagRates]
+    real_sources: list[FlagRates]
     reliability: list[Reliability]
     both_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     curves: Sequence[CurvePoint] = ()
@@ -54,6 +57,11 @@ class Results:
         rows = [[r.images, r.auroc, r.average_precision, r.tpr_at_1, r.tpr_at_5] for r in self.generators]
         images = sum(r.images for r in self.generators)
         return GeneratorResult("mean", images, *(float(mean) for mean in np.mean(rows, axis=0)[1:]))
+
+    def mean_found(self) -> FlagRates:
+        """Mean over the generators, each counting once."""
+        at_1, at_5 = np.mean([(r.at_1, r.at_5) for r in self.found], axis=0)
+        return FlagRates("mean", sum(r.images for r in self.found), float(at_1), float(at_5))
 
 
 def stratified_p_values(calibration: Calibration, scores: np.ndarray, patches: np.ndarray) -> np.ndarray:
@@ -75,15 +83,16 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
         raise ValueError(f"the detector was trained on {', '.join(seen)}: that measures nothing; try --leave_one_out")
     real = [i for i, image in enumerate(images) if unseen_real(image, trained["real"])]
     scores = score_features(test_features, range(len(images)), detector.signature, detector.bank)
-    ranked = {
-        name: (scores[real], scores[[i for i, image in enumerate(images) if image.source == name]])
-        for name in sources(images, generated=True)
+    own = {
+        name: [i for i, image in enumerate(images) if image.source == name] for name in sources(images, generated=True)
     }
+    ranked = {name: (scores[real], scores[indices]) for name, indices in own.items()}
     if not real or not ranked:
         raise ValueError("both real and generated images are needed")
     p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
     names = sorted({images[i].source for i in real})
-    return _results(ranked, {name: p_values[[i for i in real if images[i].source == name]] for name in names})
+    of_real = {name: p_values[[i for i in real if images[i].source == name]] for name in names}
+    return _results(ranked, {name: p_values[indices] for name, indices in own.items()}, of_real)
 
 
 def unseen_real(image: LabelledImage, trained: Sequence[str]) -> bool:
@@ -104,32 +113,33 @@ def leave_one_out(
         training_features, test_features: of `images`, after the training and the evaluation chain.
 
     Returns:
-        For each generator: its images against the held-out real ones, by a detector that saw neither. A generated
-        twin of a real training image does not count. For each real source: its flag rates by a detector that saw
-        none of it, under p-values from the other real sources, each scored by a detector that saw none of that one.
+        For each generator: its images against the held-out real ones, by a detector that saw neither, and under
+        p-values from all real sources. A generated twin of a real training image does not count. For each real source:
+        its flag rates by a detector that saw none of it, under p-values from the other real sources, each scored by a
+        detector that saw none of that one.
     """
-    names = [(name, generated) for generated in (True, False) for name in sources(images, generated)]
-    folds = leave_out([name for name, _ in names], images, training_features, config, images, [test_features], progress)
-    ranked = {
-        fold.source: (fold.real_scores[0], fold.own_scores[0])
-        for fold, (_, generated) in zip(folds, names, strict=True)
-        if generated
-    }
-    real = [fold for fold, (_, generated) in zip(folds, names, strict=True) if not generated]
+    generators, real_sources = (sources(images, generated) for generated in (True, False))
+    if len(real_sources) == 1:
+        raise ValueError(f"{real_sources[0]} is the only real source: none is left to tell its p-values")
+    names = [*generators, *real_sources]
+    folds = leave_out(names, images, training_features, config, images, [test_features], progress)
+    generated, real = folds[: len(generators)], folds[len(generators) :]
     patches = test_features.counts()
-    p_values = {}
-    for fold in real:
-        others = [other for other in real if other is not fold]
-        if not others:
-            raise ValueError(f"{fold.source} is the only real source: none is left to tell its p-values")
+
+    def p_values(fold: Fold, others: Sequence[Fold]) -> np.ndarray:
         calibration = stratify(
             "others",
             np.concatenate([other.own_scores[0] for other in others]),
             np.concatenate([patches[other.own] for other in others]),
             np.concatenate([np.full(len(other.own), other.source) for other in others]),
         )
-        p_values[fold.source] = stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
-    return _results(ranked, p_values)
+        return stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
+
+    return _results(
+        {fold.source: (fold.real_scores[0], fold.own_scores[0]) for fold in generated},
+        {fold.source: p_values(fold, real) for fold in generated},
+        {fold.source: p_values(fold, [other for other in real if other is not fold]) for fold in real},
+    )
 
 
 def leave_both_out(
@@ -163,12 +173,15 @@ def _between(
     return auroc(real, generated)
 
 
-def _results(ranked: dict[str, tuple[np.ndarray, np.ndarray]], p_values: dict[str, np.ndarray]) -> Results:
-    """Figures of the generators, and of the p-values of each real source's images."""
+def _results(
+    ranked: dict[str, tuple[np.ndarray, np.ndarray]], found: dict[str, np.ndarray], p_values: dict[str, np.ndarray]
+) -> Results:
+    """Figures of the generators, and of the p-values of their images and of each real source's."""
     every = {**p_values, "all": np.concatenate(list(p_values.values()))}
     return Results(
         [compare(name, real, own) for name, (real, own) in ranked.items()],
-        [false_positives(name, values) for name, values in p_values.items()],
+        [flag_rates(name, values) for name, values in found.items()],
+        [flag_rates(name, values) for name, values in p_values.items()],
         [reliability(name, values) for name, values in every.items()],
         scores=ranked,
         p_values=p_values,

@@ -5,6 +5,10 @@ direction by the inverse of the variance among images of one source, and is the 
 two-sample test there is for normal features (Kuebler et al. 2022, arXiv 2102.05573). It learns nothing by heart: no
 optimisation, one solution, in a second.
 
+What tells a generator from photographs is also what its makers let it draw: portraits, birds. A generator that is yet
+to come draws something else, and shares with those at hand what they share with each other. So their directions are not
+averaged alone: each counts by how well it agrees with the others (`in_common`).
+
 The signature of a patch is that discriminant, in units of the real patches' deviation. MMD is two-sided: an image less
 like a generated one than most real images would be as far from a bank of all real ones as one more like it. So the
 bank is of the real patches that lie farthest from generated ones, and distance from it grows all the way to these.
@@ -23,7 +27,11 @@ _SHRINKAGE = 1.0
 
 
 def discriminant(
-    means: np.ndarray, sources: Sequence[str], generated: np.ndarray, between_sources: float = 0.0
+    means: np.ndarray,
+    sources: Sequence[str],
+    generated: np.ndarray,
+    between_sources: float = 0.0,
+    in_common: float = 0.0,
 ) -> np.ndarray:
     """The direction that tells generated images from real ones, whatever their content.
 
@@ -33,9 +41,11 @@ def discriminant(
         generated: (n,) bool; a source is of one class.
         between_sources: weight of the scatter of the real sources' means beside the covariance within sources: a
             detector must not tell one camera from another.
+        in_common: how much of the direction, from 0 to 1, is what the generators have in common; the rest is their
+            mean, so that one that is like no other is found as well.
 
     Returns:
-        (d,) float64, higher for generated images. Every generator counts alike, every real image alike.
+        (d,) float64, higher for generated images. Every real image counts alike, and with 0 every generator.
     """
     means = np.asarray(means, np.float64)
     spread = means.std(0) + 1e-6
@@ -53,7 +63,27 @@ def discriminant(
         else:
             share = len(own) / (~generated).sum()
             covariance += between_sources * share * np.outer(centre - real_mean, centre - real_mean)
-    return np.linalg.solve(covariance, np.mean(towards, axis=0)) / spread
+    offsets = np.stack(towards, axis=1)
+    solved = np.linalg.solve(covariance, offsets)
+    return solved @ _generator_weights(offsets.T @ solved, in_common) / spread
+
+
+def _generator_weights(products: np.ndarray, in_common: float) -> np.ndarray:
+    """What each generator's direction counts.
+
+    Args:
+        products: (G, G) of the generators' offsets from real images, in units of the scatter within sources: the
+            squares of Mahalanobis distances on the diagonal.
+    """
+    length = np.sqrt(np.diag(products))
+    cosines = products / np.outer(length, length)
+    agreement = (cosines.sum(0) - 1) / max(len(length) - 1, 1)
+    # Squared, so that a few that are alike outweigh many that are like nothing; by length, so that far is not much.
+    shared, alike = agreement.clip(min=0) ** 2 / length, np.ones_like(length)
+    if not shared.any():  # one generator, or none like another
+        return alike / len(alike)
+    shared, alike = (weights / np.sqrt(weights @ products @ weights) for weights in (shared, alike))
+    return in_common * shared + (1 - in_common) * alike
 
 
 def fisher_signature(
@@ -63,12 +93,13 @@ def fisher_signature(
     real_patches: np.ndarray,
     views: Sequence[Sequence[int]] | None,
     between_sources: float,
+    in_common: float,
     width: float,
 ) -> Signature:
     """A signature of one number a view.
 
     Args:
-        means, sources, generated, between_sources: of `discriminant`.
+        means, sources, generated, between_sources, in_common: of `discriminant`.
         real_patches: (N, d) embeddings of real patches, which set zero and the unit.
         views: of the embedding.
         width: of every view's kernel, in that unit.
@@ -78,7 +109,7 @@ def fisher_signature(
     centred = real_patches - real_patches.mean(0, dtype=np.float64)
     with torch.no_grad():
         for (start, stop), last in zip(signature.views, signature.last, strict=True):
-            direction = discriminant(means[:, start:stop], sources, generated, between_sources)
+            direction = discriminant(means[:, start:stop], sources, generated, between_sources, in_common)
             direction /= (centred[:, start:stop] @ direction).std()
             last.weight.copy_(torch.from_numpy(direction)[None])
             last.bias.zero_()

@@ -28,7 +28,7 @@ class TrainingConfig:
             image's own score (`ImageMmdLoss`), as the paper does.
         copies: how often each image goes through the random chain.
         bank_size: signatures in the detector's bank.
-        kernel_width, between_sources: of `fisher`.
+        kernel_width, between_sources, in_common: of `fisher`.
         steps, batch_images, patches_per_image: of the optimisation.
         batch_bank_patches: real patches that stand for the bank in a step.
         learning_rate, weight_decay: of AdamW; the rate rises for a tenth of the steps, then falls to zero.
@@ -41,6 +41,7 @@ class TrainingConfig:
     bank_size: int = 2048
     kernel_width: float = 2.0
     between_sources: float = 0.01
+    in_common: float = 0.7
     steps: int = 600
     batch_images: int = 48
     patches_per_image: int = 24
@@ -127,6 +128,7 @@ def fit(
             bank_patches.numpy(),
             features.views,
             config.between_sources,
+            config.in_common,
             config.kernel_width,
         )
     else:

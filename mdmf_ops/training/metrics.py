@@ -25,13 +25,13 @@ class GeneratorResult:
 
 
 @dataclass(frozen=True)
-class RealSourceResult:
-    """How often one source's real images fall at or under each alpha."""
+class FlagRates:
+    """How often the p-values of one source's images, real or generated, fall at or under each alpha."""
 
     source: str
     images: int
-    fpr_at_1: float
-    fpr_at_5: float
+    at_1: float
+    at_5: float
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def compare(generator: str, real_scores: np.ndarray, generated_scores: np.ndarra
     )
 
 
-def false_positives(source: str, p_values: np.ndarray) -> RealSourceResult:
-    """Flag rates of one source's real images under their p-values."""
-    at_1, at_5 = (float((p_values <= alpha).mean()) for alpha in ALPHAS)
-    return RealSourceResult(source, len(p_values), at_1, at_5)
+def flag_rates(source: str, p_values: np.ndarray) -> FlagRates:
+    """How often one source's images, at least one, are flagged by their p-values."""
+    return FlagRates(source, len(p_values), *(float((p_values <= alpha).mean()) for alpha in ALPHAS))
 
 
 def clopper_pearson(rate: float, images: int) -> tuple[float, float]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import model_assets
 from mdmf_ops.training.curves import by_treatment
 from mdmf_ops.training.evaluate import Results
-from mdmf_ops.training.metrics import LEVELS, RealSourceResult, clopper_pearson
+from mdmf_ops.training.metrics import LEVELS, FlagRates, clopper_pearson
 
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
-_REAL_COLUMNS = ("real source", "images", "flagged at alpha 1 %", "flagged at alpha 5 %")
+_FLAGGED = ("flagged at alpha 1 %", "flagged at alpha 5 %")
+_REAL_COLUMNS = ("real source", "images", *_FLAGGED)
 _P_VALUE_COLUMNS = (
     "real source",
     "images",
@@ -54,20 +55,25 @@ LEFT_OUT = (
 
 def tables(results: Results) -> str:
     """Both tables in Markdown, the mean over the generators last."""
-    generators = [_row(astuple(r)) for r in [*results.generators, results.means()]]
+    found = [*results.found, results.mean_found()]
+    generators = [
+        _row((*astuple(ranked), flagged.at_1, flagged.at_5))
+        for ranked, flagged in zip([*results.generators, results.means()], found, strict=True)
+    ]
     real = [
         [source, str(images), *(f"{_share(rate)} ({_interval(rate, images)})" for rate in rates)]
         for source, images, *rates in map(astuple, [*results.real_sources, together(results)])
     ]
-    return f"{_table(_GENERATOR_COLUMNS, generators)}\n\n{_table(_REAL_COLUMNS, real)}\n\nIn brackets: {_INTERVAL}.\n"
+    ranking, rates = _table((*_GENERATOR_COLUMNS, *_FLAGGED), generators), _table(_REAL_COLUMNS, real)
+    return f"{ranking}\n\n{rates}\n\nIn brackets: {_INTERVAL}.\n"
 
 
-def together(results: Results) -> RealSourceResult:
+def together(results: Results) -> FlagRates:
     """Flag rates of the real images of all sources, each image counting once."""
     images = sum(r.images for r in results.real_sources)
-    at_1 = sum(r.fpr_at_1 * r.images for r in results.real_sources) / images
-    at_5 = sum(r.fpr_at_5 * r.images for r in results.real_sources) / images
-    return RealSourceResult("all", images, at_1, at_5)
+    at_1 = sum(r.at_1 * r.images for r in results.real_sources) / images
+    at_5 = sum(r.at_5 * r.images for r in results.real_sources) / images
+    return FlagRates("all", images, at_1, at_5)
 
 
 def _interval(rate: float, images: int) -> str:
@@ -130,7 +136,11 @@ def write_report(folder: Path, assets: model_assets.Assets, results: Results, le
 
 def _figures(results: Results) -> Iterator[tuple]:
     """Every figure as a row of metrics.csv: kind, source, images, metric, value."""
-    for columns, rows in ((_GENERATOR_COLUMNS, results.generators), (_REAL_COLUMNS, results.real_sources)):
+    for columns, rows in (
+        (_GENERATOR_COLUMNS, results.generators),
+        (("generator", "images", *_FLAGGED), results.found),
+        (_REAL_COLUMNS, results.real_sources),
+    ):
         for source, images, *values in map(astuple, rows):
             yield from ((columns[0], source, images, *pair) for pair in zip(columns[2:], values, strict=True))
     for r in results.reliability:
@@ -188,8 +198,11 @@ p-value promises nothing there.
 
 {tables(results)}
 The second table is the one to read before trusting a verdict: alpha is what was asked, the columns are what a source
-got that neither training nor calibration had seen. What is promised of a source like these is their spread, not alpha
-itself; "all" weighs each image alike. The mean of the first table hides its worst row.
+got that neither training nor calibration had seen. A p-value is that of the quarter of all sources whose photographs
+look most generated, so that most are flagged far less often than alpha says. What is promised of a source like these is
+their spread, not alpha itself; "all" weighs each image alike. The last columns of the first table are what is found at
+that promise; the TPR beside them is at a threshold that nobody has, which flags 1 or 5 % of just these real images. The
+mean of that table hides its worst row.
 
 ## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were

@@ -7,11 +7,12 @@ from mdmf_ops.detector import Calibration
 from mdmf_ops.training.evaluate import Results, stratified_p_values
 from mdmf_ops.training.metrics import (
     LEVELS,
+    FlagRates,
     GeneratorResult,
     auroc,
     clopper_pearson,
     compare,
-    false_positives,
+    flag_rates,
     reliability,
 )
 from mdmf_ops.training.report import p_value_table
@@ -45,14 +46,19 @@ def test_flag_rates_count_p_values_at_or_under_alpha():
     calibration = Calibration.of("c", np.arange(99))
     # p = (1 + #{>= score}) / 100: .01 over all of them, .05 with four at or over it, .06 with five.
     p_values = stratified_p_values(calibration, np.array([200.0, 94.5, 93.5, 10.0]), np.array([9, 9, 9, 9]))
-    result = false_positives("s", p_values)
-    assert (result.fpr_at_1, result.fpr_at_5) == (0.25, 0.5)
+    result = flag_rates("s", p_values)
+    assert (result.at_1, result.at_5) == (0.25, 0.5)
 
 
 def test_every_generator_counts_once_in_the_mean():
     results = Results(
-        [GeneratorResult("a", 1000, 0.9, 0.8, 0.7, 0.6), GeneratorResult("b", 10, 0.5, 0.4, 0.3, 0.2)], [], []
+        [GeneratorResult("a", 1000, 0.9, 0.8, 0.7, 0.6), GeneratorResult("b", 10, 0.5, 0.4, 0.3, 0.2)],
+        [FlagRates("a", 1000, 0.5, 0.8), FlagRates("b", 10, 0.1, 0.2)],
+        [],
+        [],
     )
+    found = results.mean_found()
+    assert (found.images, found.at_1, found.at_5) == (1010, pytest.approx(0.3), pytest.approx(0.5))
     mean = results.means()
     assert (mean.images, mean.auroc, mean.average_precision) == (1010, pytest.approx(0.7), pytest.approx(0.6))
     assert (mean.tpr_at_1, mean.tpr_at_5) == (pytest.approx(0.5), pytest.approx(0.4))
@@ -116,6 +122,6 @@ def test_uniform_p_values_exceed_the_distance_by_chance_one_time_in_twenty():
 
 
 def test_the_table_of_p_values_has_a_row_for_each_source():
-    table = p_value_table(Results([], [], [reliability("web", np.array([0.5])), reliability("phone", np.ones(9))]))
+    table = p_value_table(Results([], [], [], [reliability("web", np.array([0.5])), reliability("phone", np.ones(9))]))
     assert "| web | 1 | .000 | .000 | .000 | .000 | .000 | 1.000 | .500 | .500 | .975 |" in table
     assert "| phone | 9 |" in table

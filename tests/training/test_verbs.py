@@ -14,7 +14,7 @@ from mdmf_ops.detector import Detector
 from mdmf_ops.training.curves import POINTS
 from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.localise import CONTROL
-from mdmf_ops.training.metrics import GeneratorResult, RealSourceResult
+from mdmf_ops.training.metrics import FlagRates, GeneratorResult
 from mdmf_ops.training.report import write_report
 from model_assets import read_assets
 
@@ -92,6 +92,11 @@ def test_the_report_has_a_row_for_each_source(recipe):
     levels = {f"{name} {level:g}" for name, levels in POINTS.items() for level in levels}
     assert {source for kind, source in found if kind == "curve"} == {"none 0", *levels}
     assert all(0 <= float(row["value"]) <= 1 for row in rows)
+    of_new = {row["metric"]: row["value"] for row in rows if row["source"] == "new" and row["kind"] == "generator"}
+    cells = next(line for line in report.splitlines() if line.startswith("| new |")).strip("| ").split(" | ")
+    assert [float(cell) for cell in cells[-2:]] == pytest.approx(
+        [float(of_new[f"flagged at alpha {alpha} %"]) for alpha in (1, 5)], abs=5e-4
+    )
 
 
 def test_the_report_shows_its_plots(recipe):
@@ -105,7 +110,8 @@ def test_the_report_shows_its_plots(recipe):
 def test_without_matplotlib_the_report_says_what_draws(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assets = read_assets(recipe / "detector")
-    results = Results([GeneratorResult("new", 9, 0.5, 0.5, 0.0, 0.1)], [RealSourceResult("web", 9, 0.0, 0.1)], [])
+    generators, found = [GeneratorResult("new", 9, 0.5, 0.5, 0.0, 0.1)], [FlagRates("new", 9, 0.1, 0.2)]
+    results = Results(generators, found, [FlagRates("web", 9, 0.0, 0.1)], [])
     report = write_report(tmp_path, assets, results, left_out=False)
     assert "pip install 'mdmf-ops[evaluate]'" in report
     assert not list(tmp_path.glob("*.png"))
