@@ -11,6 +11,7 @@ import torch
 import model_assets
 from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
+from mdmf_ops.detector.bank import Bank
 from model_assets import AssetError, read_assets, write_assets
 
 
@@ -167,6 +168,35 @@ def test_a_bank_that_claims_to_be_enormous_takes_no_memory(folder):
         Detector.load(folder)
 
 
+@pytest.mark.parametrize("dropout", [5, "x", None])
+def test_a_dropout_that_is_no_share_is_refused(folder, dropout):
+    signature = json.loads((folder / "manifest.json").read_text())["signature"]
+    resign(folder, signature=signature | {"dropout": dropout})
+    with pytest.raises(AssetError, match=r"manifest\.json: signature: "):
+        Detector.load(folder)
+
+
+OTHER_BANKS = {
+    "one view less": lambda views, size, dim: (views - 1, size, dim),
+    "one view more": lambda views, size, dim: (views + 1, size, dim),
+    "one number more": lambda views, size, dim: (views, size, dim + 1),
+    "empty": lambda views, size, dim: (views, 0, dim),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_BANKS)
+def test_a_whole_bank_that_does_not_fit_the_signature_is_refused(folder, what):
+    bank = json.loads((folder / "manifest.json").read_text())["bank"]
+    shape = OTHER_BANKS[what](bank["views"], bank["size"], bank["signature_dim"])
+    described = bank | dict(zip(("views", "size", "signature_dim"), shape, strict=True))
+    tensors = Bank.template(**described)
+    safetensors.torch.save_file({name: torch.ones_like(t) for name, t in tensors.items()}, folder / "bank.safetensors")
+    resign(folder, bank=described)
+    with pytest.raises(AssetError, match=r"expected a bank of one signature or more, of .* found"):
+        Detector.load(folder)
+    assert main(["assets", "verify", str(folder)]) == 1
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a\nb", "..", 7, None])
 def test_a_detectors_name_is_plain(folder, name):
     manifest = json.loads((folder / "manifest.json").read_text()) | {"name": name}
@@ -176,7 +206,19 @@ def test_a_detectors_name_is_plain(folder, name):
         read_assets(folder)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"calibration_id": "a", "scores": [NaN]}', b"\x80\x04."])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{}",
+        b'{"calibration_id": "a", "scores": [NaN]}',
+        b'{"calibration_id": 7, "scores": [1]}',
+        b'{"calibration_id": "a", "scores": [%d]}' % 10**400,
+        b"[" * 4000 + b"]" * 4000,
+        b"\x80\x04.",
+    ],
+    ids=lambda content: content[:50],
+)
 def test_a_signed_calibration_that_is_none_is_refused(folder, content):
     (folder / "calibration.json").write_bytes(content)
     resign(folder)

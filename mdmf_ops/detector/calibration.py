@@ -3,7 +3,7 @@
 Conformal (Vovk et al. 2005; Bates et al. 2023, arXiv 2104.08279): with n calibration scores of real images,
 `p = (1 + #{calibration scores >= score}) / (n + 1)`. If an image is real and exchangeable with the
 calibration images, P(p <= alpha) <= alpha, whatever the detector. p is never 0. The scores that `mdmf calibrate` keeps
-are those of the real sources that look most generated: it holds for them, and for the others with room to spare.
+are those of the real source that looks most generated: it holds for that, and for the others with room to spare.
 
 A score of few patches varies more than one of many, so that an image is compared with real ones of its own size: with
 its stratum (Vovk 2012, "Mondrian" conformal prediction).
@@ -59,6 +59,8 @@ class Stratum:
             raise ValueError(f"{self.calibration_id}: calibration needs a non-empty list of finite scores")
         if isinstance(self.min_patches, bool) or not isinstance(self.min_patches, int) or self.min_patches < 0:
             raise ValueError(f"{self.calibration_id}: min_patches is a number of patches, found {self.min_patches!r}")
+        if not isinstance(self.calibration_id, str) or not self.calibration_id:
+            raise ValueError(f"calibration_id is a name, found {self.calibration_id!r}")
         object.__setattr__(self, "scores", np.sort(scores.astype(np.float32)))
 
     @property
@@ -127,5 +129,5 @@ class Calibration:
                     for entry in content["strata"]
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}: not a calibration: {error!r}") from error

@@ -1,7 +1,8 @@
 """Bytes to upright RGB pixels. Every byte comes from a stranger.
 
-The content decides the format, never a name. Limits are checked on the header, before a pixel is decoded, and no
-setting of Pillow is touched, so a truncated image fails instead of ending in grey.
+The content decides the format, never a name. Limits are checked on the header, before a pixel is decoded. Pillow's
+settings stay as they are, so a truncated image fails instead of ending in grey; the process that decodes sets one, that
+an AVIF takes one thread.
 """
 
 import contextlib

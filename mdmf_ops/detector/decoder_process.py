@@ -16,6 +16,8 @@ import struct
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+from PIL import AvifImagePlugin
+
 from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.heap import give_back_memory, keep_free_memory
@@ -52,6 +54,9 @@ def main(fd: int, geometry: TileGeometry) -> None:
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     keep_free_memory(_PIECE_BYTES, _KEPT_BYTES)
+    # Else a thread for each core: stacks and scratch of all count, and whether an image fits its limit of memory would
+    # depend on the machine.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     held_bytes = idle_bytes = _data_bytes()
     while head := requests.read(REQUEST_HEAD.size):
         slot, text_bytes, content_bytes = REQUEST_HEAD.unpack(head)

@@ -90,7 +90,7 @@ class Detector(Scorer):
 
         Args:
             folder: as `mdmf train` and `mdmf calibrate` leave it.
-            alpha: level of the verdict: the rate at which real images may be called `likely_ai`.
+            alpha: level of the verdict: at most about the rate at which real images are called `likely_ai`.
             limits: what is refused before decoding.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
             precision: `float32`, or `bfloat16` where that leaves the scores as they are; see `keeps_scores`. What was
@@ -171,12 +171,7 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
             f"{assets.folder}: an extractor, not trained yet: run `mdmf train --backbone_from {assets.folder}`"
         )
     backbone = load_backbone(assets)
-    try:
-        # A size that only claims to be is found before memory is taken for it.
-        with torch.device("meta"):
-            signature = Signature(**assets.manifest["signature"])
-    except _UNFIT as error:
-        raise _unfit(assets, "signature", error) from error
+    signature = _described_signature(assets)
     signature.load_state_dict(assets.tensors(SIGNATURE_FILE, signature.state_dict()), assign=True)
     if backbone.embedding_dim != signature.mean.numel():
         raise model_assets.AssetError(
@@ -186,14 +181,33 @@ def load_model(assets: model_assets.Assets) -> tuple[Backbone, Signature]:
     return backbone, signature
 
 
+def _described_signature(assets: model_assets.Assets) -> Signature:
+    """The signature that a manifest describes, without weights."""
+    try:
+        # A size that only claims to be is found before memory is taken for it.
+        with torch.device("meta"):
+            return Signature(**assets.manifest["signature"])
+    except _UNFIT as error:
+        raise _unfit(assets, "signature", error) from error
+
+
 def load_bank(assets: model_assets.Assets) -> Bank:
-    """The bank of checked assets."""
+    """The bank of checked assets, of signatures like theirs."""
     try:
         description = dict(assets.manifest["bank"])
         with torch.device("meta"):
             template = Bank.template(**description)
     except _UNFIT as error:
         raise _unfit(assets, "bank", error) from error
+    signature = _described_signature(assets)
+    # Another number of either would be stretched to the signature's, and give scores of nothing.
+    views, size, signature_dim = template["signatures"].shape
+    expected = len(signature.views), signature.last[0].out_features
+    if not size or (views, signature_dim) != expected:
+        raise model_assets.AssetError(
+            f"{assets.folder}: expected a bank of one signature or more, of {expected[0]} views and {expected[1]}"
+            f" numbers, found {size} of {views} and {signature_dim}"
+        )
     origin = {name: description[name] for name in ("compressed_from", "error_bound") if name in description}
     return Bank(**assets.tensors(BANK_FILE, template), **origin)
 

@@ -296,7 +296,7 @@ def decode_in_turn(
         try:
             limits.check_bytes(len(content))
         except ImageError as error:
-            yield error
+            yield error.with_traceback(None)  # which holds this frame, and with it every image
         else:
             yield next(answers)
 
@@ -312,7 +312,8 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                 try:
                     answer = decoder.answer(limits)
                 except ImageError as error:
-                    answer = error
+                    # Its traceback holds this frame, which holds it: all images would stay until garbage is collected.
+                    answer = error.with_traceback(None)
                 except _LostError:
                     answer, decoder = decoder.cause_of_death(limits), None
                     # A kill may have come from outside, for whatever reason: then the image is innocent.

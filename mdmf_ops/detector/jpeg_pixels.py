@@ -11,15 +11,19 @@ import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.pieces import JPEG_SCAN, jpeg_segments
+from mdmf_ops.detector.pieces import JPEG_END, JPEG_SCAN, JPEG_START, jpeg_segments
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 """What libjpeg is asked for, by Pillow's mode of the image."""
 
-# libjpeg's warnings that say that pixels are wrong; others are of an odd but whole file.
+# libjpeg's warnings that say that pixels are wrong, and those that are of an odd but whole file.
 _TRUNCATED = re.compile("premature end", re.IGNORECASE)
 _DAMAGED = re.compile(
     "bad Huffman code|bad arithmetic code|instead of RST|extraneous bytes before marker 0xd[0-7]", re.IGNORECASE
+)
+_HARMLESS = re.compile(
+    "extraneous bytes before marker|inconsistent progression sequence|invalid SOS parameters for sequential",
+    re.IGNORECASE,
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
@@ -28,7 +32,11 @@ _UNREAD = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 """Markers of the frames that libjpeg decodes, and of the others."""
 
 # JFIF's and Adobe's own segments tell of colours.
-_METADATA = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+_JFIF, _ADOBE = 0xE0, 0xEE
+_METADATA = (*range(_JFIF + 1, _ADOBE), 0xEF, 0xFE)
+
+_TRANSFORMS = {"RGB": (0, 1), "CMYK": (0, 2)}
+"""Adobe's numbers for no transform of colours and for YCbCr or YCCK, by Pillow's mode of the image."""
 
 _PADDING_BYTES = 64
 """So many zeros before the end mark that no pixel is made of are those of a download that was never finished."""
@@ -45,7 +53,7 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
         ValueError: libjpeg cannot decode it.
     """
     _check_scans(content)
-    content = _without_metadata(content)
+    content = _plain(content, image.mode)
     height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
     # Before memory is taken: both read the header, and it may be made so that they read it differently.
     if (width_px, height_px) != image.size:
@@ -60,6 +68,10 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
             raise ImageError(ErrorCode.TRUNCATED, f"the JPEG's data end before its image does: {warning}") from error
         if _DAMAGED.search(warning):
             raise ImageError(ErrorCode.CORRUPT, warning) from error
+        # Told to go on, simplejpeg takes an error that follows a warning for a warning too, and gives pixels that were
+        # never written: whatever was in memory.
+        if not _HARMLESS.search(warning):
+            raise
         pixels = simplejpeg.decode_jpeg(content, colours, strict=False)
     if colours == "GRAY":
         return pixels[:, :, 0]
@@ -91,14 +103,38 @@ def _check_scans(content: bytes) -> None:
         raise ImageError(ErrorCode.TRUNCATED, "the JPEG ends before the last of its scans")
 
 
-def _without_metadata(content: bytes) -> bytes:
-    """A JPEG without the segments that say nothing of its pixels: libjpeg's first warning must not be of those."""
-    parts, position = [], 0
+def _plain(content: bytes, mode: str) -> bytes:
+    """A JPEG of the same pixels, of whose head libjpeg has nothing to warn.
+
+    simplejpeg takes a warning of the head for an error, even where it is told to go on, and only hears the first one:
+    it must be of the pixels. So what says nothing of them is left out, stray bytes of the head included.
+
+    Args:
+        content: the whole file.
+        mode: Pillow's.
+    """
+    view, parts, position, in_head = memoryview(content), [content[:2]], 2, True
     for marker, start, end in jpeg_segments(content):
-        if marker in _METADATA:
-            parts.append(content[position : start - 4])
-            position = end
-    return b"".join([*parts, content[position:]]) if parts else content
+        begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
+        if not in_head:
+            parts.append(view[position:begin])  # of a scan
+        if marker in (_JFIF, _ADOBE):
+            parts += view[begin:start], _plain_colours(marker, content[start:end], mode)
+        elif marker not in _METADATA:
+            parts.append(view[begin:end])
+        position, in_head = end, in_head and marker != JPEG_SCAN
+    plain = b"".join([*parts, view[position:]])
+    return content if plain == content else plain  # no second copy while it is decoded
+
+
+def _plain_colours(marker: int, segment: bytes, mode: str) -> bytes:
+    """JFIF's or Adobe's segment, saying in numbers that libjpeg knows what it makes of those that it does not."""
+    if marker == _JFIF and segment.startswith(b"JFIF\0") and len(segment) >= 14:
+        return segment if segment[5] == 1 else segment[:5] + b"\1\1" + segment[7:]
+    if marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12 and mode in _TRANSFORMS:
+        known = _TRANSFORMS[mode]
+        return segment if segment[11] in known else segment[:11] + bytes(known[1:]) + segment[12:]
+    return segment
 
 
 def _is_padded(warning: str, content: bytes) -> bool:

@@ -26,7 +26,7 @@ class Signature(nn.Module):
         log_width: (E,) log of the Gaussian kernels' widths, learned with phi.
 
     Raises:
-        ValueError: a view is empty or reaches beyond the embedding.
+        ValueError: a view is empty or reaches beyond the embedding, or dropout is no share below 1.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class Signature(nn.Module):
         self.views = [(start, stop) for start, stop in views or [(0, embedding_dim)]]
         if not all(0 <= start < stop <= embedding_dim for start, stop in self.views):
             raise ValueError(f"views {self.views} of an embedding of {embedding_dim}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout of {dropout}")
         self.hidden_dim = hidden_dim
         self.dropout = dropout
         self.register_buffer("mean", torch.zeros(embedding_dim))

@@ -156,7 +156,7 @@ def jpegs() -> Iterator[Case]:
     yield "two-frames.jpg", jpeg[:frame] + jpeg[frame : frame + 19] + jpeg[frame:], "corrupt"
     yield "two-components.jpg", jpeg[: frame + 9] + b"\2" + jpeg[frame + 10 :], "corrupt"
     yield "no-tables.jpg", jpeg.replace(b"\xff\xc4", b"\xff\xec"), SCORED  # with the standard's, as in Motion JPEG
-    yield "tables-of-zeros.jpg", jpeg.replace(b"\xff\xdb\0\x43\0", b"\xff\xdb\0\x43\0" + bytes(3), 1), "corrupt"
+    yield "tables-of-zeros.jpg", jpeg.replace(b"\xff\xdb\0\x43\0", b"\xff\xdb\0\x43\0" + bytes(3), 1), SCORED
     yield "cmyk.jpg", encode(Image.fromarray(picture()).convert("CMYK"), "JPEG"), SCORED
     yield "grey.jpg", encode(picture()[:, :, 0].copy(), "JPEG"), SCORED
     yield "stray-bytes.jpg", jpeg[:-2] + b"stray" + jpeg[-2:], SCORED

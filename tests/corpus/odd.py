@@ -71,7 +71,7 @@ def _jpegs() -> Iterator[Case]:
     yield "30000-restarts-before-the-frame.jpg", jpeg[:2] + b"\xff\xd0" * 15_000 + jpeg[2:], TOO_MUCH
     yield "end-before-scan.jpg", b"\xff\xd8\xff\xd9" + segment(0xFE, b"") * 2000 + jpeg[2:], "corrupt"
     yield "thumbnail-in-exif.jpg", jpeg[:2] + segment(0xE1, b"Exif\0\0" + jpeg) + jpeg[2:], SCORED
-    yield "stray-before-scan.jpg", jpeg[:scan] + b"stray" + jpeg[scan:], "corrupt"
+    yield "stray-before-scan.jpg", jpeg[:scan] + b"stray" + jpeg[scan:], SCORED
     restarts = encode(picture(), "JPEG", quality=40, restart_marker_blocks=1)
     yield "restarts.jpg", restarts, SCORED
     yield "restart-lost.jpg", restarts.replace(b"\xff\xd0", b"", 1), "corrupt"
@@ -92,7 +92,7 @@ def _jpegs() -> Iterator[Case]:
     cmyk = encode(Image.fromarray(picture()).convert("CMYK"), "JPEG")
     kind = cmyk.index(b"Adobe") + 11
     yield "cmyk-called-ycck.jpg", cmyk[:kind] + b"\2" + cmyk[kind + 1 :], SCORED
-    yield "cmyk-called-ycc.jpg", cmyk[:kind] + b"\1" + cmyk[kind + 1 :], "corrupt"
+    yield "cmyk-called-ycc.jpg", cmyk[:kind] + b"\1" + cmyk[kind + 1 :], SCORED
     progressive = encode(picture(), "JPEG", quality=40, progressive=True)
     yield "arithmetic-progressive.jpg", progressive.replace(b"\xff\xc2", b"\xff\xca", 1), SCORED
     second = progressive.index(b"\xff\xda", progressive.index(b"\xff\xda") + 2)

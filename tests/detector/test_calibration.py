@@ -86,7 +86,14 @@ def test_a_calibration_from_before_there_were_strata_holds_for_every_size(tmp_pa
         '{"calibration_id": "a", "scores": [NaN]}',
         '{"strata": []}',
         '{"strata": [{"calibration_id": "a", "min_patches": 0.5, "scores": [1]}]}',
+        '{"calibration_id": 7, "scores": [1]}',
+        '{"calibration_id": null, "scores": [1]}',
+        '{"calibration_id": "", "scores": [1]}',
+        f'{{"calibration_id": "a", "scores": [{10**400}]}}',
+        "[" * 4000 + "]" * 4000,
+        '{"strata": ' + "[" * 99_999,
     ],
+    ids=lambda content: content[:60],
 )
 def test_damaged_file_is_named(tmp_path, content):
     (tmp_path / "c.json").write_text(content)

@@ -1,11 +1,13 @@
 """Decoders that really hang, die, eat memory or lie, in their own process: one image each, and nothing else."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from subprocess import PIPE
@@ -150,6 +152,22 @@ def test_what_a_decoder_had_before_it_when_it_was_lost_is_decoded_by_another(sab
     assert [isinstance(each, ImageError) for each in found] == [kind == what for kind in kinds]
     for whole in (each for each in found if not isinstance(each, ImageError)):
         np.testing.assert_array_equal(whole.tiles, found[0].tiles)
+
+
+def test_an_error_keeps_none_of_the_images():
+    contents = [b"no image" + bytes(10_000), encode(photo(1)), b"", bytes(60_000), b"no image either" * 1000]
+    limits = replace(LIMITS, max_bytes=50_000)
+    before = list(map(sys.getrefcount, contents))
+    gc.disable()  # what refers to itself would go in time, and much memory before it
+    try:
+        found = [answer for answer in decode_in_turn(contents, GEOMETRY, limits) if isinstance(answer, ImageError)]
+        assert len(found) == 4
+        assert list(map(sys.getrefcount, contents)) == before
+        errors = [weakref.ref(error) for error in found]
+        found.clear()
+        assert not any(error() for error in errors)
+    finally:
+        gc.enable()
 
 
 def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():
@@ -322,6 +340,24 @@ def test_a_decoder_gives_back_what_a_large_image_took_and_the_next_has_all_of_it
         assert not isinstance(outcome(large, needs), ImageError)
     outcome(b"nothing")  # answered when the memory of the last one was given back
     assert data_bytes() - idle_bytes < 48 << 20
+
+
+MANY_CORES = """
+import os
+os.sched_getaffinity = lambda _pid: range(96)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+def test_an_avif_needs_the_same_memory_whatever_the_machines_cores(tmp_path, monkeypatch):
+    content = encode(np.tile(photo(1, 500, 500), (4, 6, 1)), "AVIF", quality=50, speed=10)
+    needs = Limits(max_decode_s=30, max_decode_bytes=64 << 20)  # over 100 MiB with a thread for each of 96 cores
+    (tmp_path / "sitecustomize.py").write_text(MANY_CORES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    isolation._end_all()
+    found = outcome(content, needs)
+    isolation._end_all()
+    assert not isinstance(found, ImageError), found
 
 
 def data_bytes():

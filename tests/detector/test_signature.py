@@ -28,6 +28,12 @@ def test_each_view_is_mapped_by_its_own_phi(hidden_dim):
         np.testing.assert_allclose(found[view].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dropout", [5, 1, -0.1, float("nan"), "x", None])
+def test_a_dropout_that_is_no_share_is_refused(dropout):
+    with pytest.raises((ValueError, TypeError)):
+        Signature(6, 0, 1, dropout=dropout)
+
+
 @pytest.mark.parametrize("views", [[(0, 7)], [(3, 3)], [(-1, 2)]])
 def test_a_view_that_is_none_is_refused(views):
     with pytest.raises(ValueError, match="views"):
