@@ -74,7 +74,11 @@ SCHEMA = pa.schema(
         _field("declared_by", _WORD, "where it does: c2pa, text (a PNG's chunk), xmp or exif"),
         _field("declared_software", _TEXT, "what made or last wrote the file, as the file says; up to 120 characters"),
         _field("c2pa_signature", _WORD, "trusted, valid, invalid or unchecked; null where there is no C2PA manifest"),
-        _field("declared_us", pa.int32(), "reading that, in microseconds; null where the bytes were not read"),
+        _field(
+            "declared_us",
+            pa.int32(),
+            "reading that, in microseconds; null where the bytes were not read, or ended their decoder",
+        ),
         _always("detector_id", _TEXT, "name and digest of the detector's assets"),
         _always("backbone", _WORD, "patch extractor of the detector"),
         _always("signature_sha256", _TEXT, "of the signature's weights"),

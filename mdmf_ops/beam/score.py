@@ -12,7 +12,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
-from mdmf_ops.detector import DEFAULT_ALPHA, ImageError, Limits, Score, Scorer
+from mdmf_ops.detector import DEFAULT_ALPHA, ErrorCode, ImageError, Limits, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
 from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.precision import PRECISIONS
@@ -136,6 +136,10 @@ def _count(result: Score | ImageError, device: str) -> None:
         Metrics.distribution(NAMESPACE, "score_us").update(result.score_us)
 
 
+_DECODER_LOST = (ErrorCode.DECODER_CRASHED, ErrorCode.TIMEOUT, ErrorCode.OUT_OF_MEMORY)
+"""What a file did to a decoder, in a process of its own, it may do to a reader of its metadata, which has none."""
+
+
 def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Run) -> Row:
     """The row of one image, every field of the schema set."""
     ref, content = image.ref, image.content
@@ -159,13 +163,13 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
         "schema_version": SCHEMA_VERSION,
         "attributes": list(ref.attributes.items()),
     }
-    if content is not None:
+    if content is not None and not (isinstance(result, ImageError) and result.code in _DECODER_LOST):
         row |= _declared(content)
     return row | _scored(result, detector.terms) if isinstance(result, Score) else _failed(result) | row
 
 
 def _declared(content: bytes) -> Row:
-    """What the file says of itself; of an image that could not be decoded too."""
+    """What the file says of itself; of most images that could not be decoded too."""
     declaration = read_declaration(content)
     Metrics.distribution(NAMESPACE, "declared_us").update(declaration.read_us)
     signature = declaration.c2pa_signature

@@ -78,8 +78,13 @@ def _read_c2pa(content: bytes, store: bytes) -> tuple[Signature, Claim]:
     if content.startswith(b"MM"):
         mime_type = "image/tiff"
     signature, manifest = check_signature(content, mime_type)
+    if manifest is None:
+        return signature, read_claim(store)
     # Of what is signed only the library's reading counts: another reader may be led to another manifest.
-    return signature, read_claim(store) if manifest is None else _claim_of(manifest)
+    try:
+        return signature, _claim_of(manifest)
+    except (AttributeError, TypeError):  # a signer may give its assertions any shape
+        return signature, Claim([], None)
 
 
 def _claim_of(manifest: dict[str, Any]) -> Claim:
@@ -88,7 +93,7 @@ def _claim_of(manifest: dict[str, Any]) -> Claim:
     actions = [action for assertion in assertions for action in assertion.get("data", {}).get("actions", ())]
     sources = [source_of(str(action.get("digitalSourceType"))) for action in actions]
     names = [info.get("name") for info in manifest.get("claim_generator_info") or ()]
-    software = next(iter(names), manifest.get("claim_generator"))
+    software = next(filter(None, names), manifest.get("claim_generator"))
     return Claim([source for source in sources if source], software and str(software))
 
 

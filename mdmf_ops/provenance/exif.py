@@ -4,6 +4,7 @@ Pillow's reader takes every tag into memory at once: in a hostile block a thousa
 """
 
 import struct
+from contextlib import suppress
 
 DESCRIPTION, MAKE, MODEL, SOFTWARE, ARTIST = 0x010E, 0x010F, 0x0110, 0x0131, 0x013B
 USER_COMMENT = 0x9286
@@ -14,7 +15,16 @@ MAX_TEXT_BYTES = 64 << 10
 
 _EXIF_DIRECTORY = 0x8769
 _MAX_ENTRIES = 1024
-_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 13: 4}
+_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 13: 4, 16: 8, 18: 8}
+
+# By the first bytes of a block: its order of bytes, and the formats of an offset and of a directory's count.
+_LAYOUTS = {
+    b"II*\0": ("<", "I", "H"),
+    b"MM\0*": (">", "I", "H"),
+    b"II+\0": ("<", "Q", "Q"),  # BigTIFF
+    b"MM\0+": (">", "Q", "Q"),
+}
+TIFF_STARTS = tuple(_LAYOUTS)
 
 _COMMENT_ENCODINGS = {b"ASCII\0\0\0": "ascii", b"JIS\0\0\0\0\0": "shift_jis"}
 
@@ -26,33 +36,34 @@ def read_tags(content: bytes, wanted: dict[int, int]) -> dict[int, bytes]:
         content: from the TIFF header on.
         wanted: most bytes to read of each tag.
     """
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
-    if order is None:
+    if content[:4] not in _LAYOUTS:
         return {}
+    order, offset_format, _count_format = _LAYOUTS[content[:4]]
     found: dict[int, bytes] = {}
-    try:
-        [start] = struct.unpack_from(order + "I", content, 4)
-        further = _read_directory(content, order, start, wanted, found)
+    with suppress(struct.error, OverflowError):  # a directory lies outside the block, or of any that could be
+        [start] = struct.unpack_from(order + offset_format, content, struct.calcsize(offset_format))
+        further = _read_directory(content, start, wanted, found)
         if further is not None:
-            _read_directory(content, order, further, wanted, found)
-    except struct.error:  # a directory lies outside the block
-        pass
+            _read_directory(content, further, wanted, found)
     return found
 
 
-def _read_directory(
-    content: bytes, order: str, start: int, wanted: dict[int, int], found: dict[int, bytes]
-) -> int | None:
+def _read_directory(content: bytes, start: int, wanted: dict[int, int], found: dict[int, bytes]) -> int | None:
     """Adds a directory's tags to `found`; gives where the EXIF directory starts, if it says so."""
-    [entries] = struct.unpack_from(order + "H", content, start)
+    order, offset_format, count_format = _LAYOUTS[content[:4]]
+    inline_bytes = struct.calcsize(offset_format)
+    entry = struct.Struct(f"{order}HH{offset_format}{offset_format}")
+    [entries] = struct.unpack_from(order + count_format, content, start)
+    start += struct.calcsize(count_format)
     further = None
-    for at in range(start + 2, start + 2 + 12 * min(entries, _MAX_ENTRIES), 12):
-        tag, kind, values, offset = struct.unpack_from(order + "HHII", content, at)
+    for at in range(start, start + entry.size * min(entries, _MAX_ENTRIES), entry.size):
+        tag, kind, values, offset = entry.unpack_from(content, at)
+        size = values * _VALUE_BYTES.get(kind, 0)
+        place = at + entry.size - inline_bytes if size <= inline_bytes else offset
         if tag == _EXIF_DIRECTORY:
-            further = offset
+            value = content[place : place + min(size, inline_bytes)]
+            further = int.from_bytes(value, "little" if order == "<" else "big") or None
         elif tag in wanted and tag not in found:
-            size = values * _VALUE_BYTES.get(kind, 0)
-            place = at + 8 if size <= 4 else offset
             found[tag] = content[place : place + min(size, wanted[tag])]
     return further
 

@@ -17,6 +17,8 @@ _SOFTWARE = (f"{_IPTC}AISystemUsed", "http://ns.adobe.com/xap/1.0/ CreatorTool")
 _WANTED = _SOURCE + _SOFTWARE
 _ROOT, _DESCRIPTION = f"{_RDF}RDF", f"{_RDF}Description"
 _MAX_CHARS = 1000
+_MAX_URI_CHARS = 250
+"""Of a namespace: Expat writes it out in the name of each element and attribute. Those in use have under 100."""
 _MAX_DEPTH = 32
 
 
@@ -57,6 +59,10 @@ class _Reader:
     def refuse(self, *_declaration) -> None:
         raise ValueError("XMP has no document type")
 
+    def declare(self, _prefix: str | None, uri: str | None) -> None:
+        if len(uri or "") > _MAX_URI_CHARS:
+            raise ValueError(f"a namespace of more than {_MAX_URI_CHARS} characters")
+
     def _described(self) -> list[str] | None:
         """Names of the open elements within the image's description; None outside of it."""
         below = self._path[self._path.index(_ROOT) + 1 :] if _ROOT in self._path else []
@@ -86,6 +92,7 @@ def read_xmp(packet: bytes) -> Packet:
     parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
     parser.CharacterDataHandler = reader.text
     parser.StartDoctypeDeclHandler = reader.refuse
+    parser.StartNamespaceDeclHandler = reader.declare
     with suppress(expat.ExpatError, ValueError, LookupError):  # broken, refused, or in no known encoding
         # Some writers leave nulls behind the packet.
         parser.Parse(packet.rstrip(b"\0"), True)

@@ -116,6 +116,16 @@ def test_a_row_says_what_the_file_says_of_itself_and_the_score_does_not_know(det
     assert rows[0]["mmd2"] == rows[1]["mmd2"] and rows[0]["verdict"] == rows[1]["verdict"]
 
 
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_file_that_ended_a_decoder_is_read_no_further(code, detector):
+    content = png_with_text(parameters=WEB_UI_TEXT)
+    row = make_row(Image(ImageRef("/in/a.png"), content), ImageError(code, "gone"), detector, RUN)
+    to_table([row])
+    unread = code.value in ("decoder_crashed", "timeout", "out_of_memory")
+    assert (row["declared_us"] is None, row["declared_source"] is None) == (unread, unread)
+    assert row["image_sha256"] == hashlib.sha256(content).hexdigest()
+
+
 def test_row_id_is_the_content_under_the_detector(detector):
     content = encode(photo(1), "PNG")
     [result] = detector.score([content])

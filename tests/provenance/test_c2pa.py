@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, encode, photo
 from declared import GENERATED, MIME_TYPES, chunk, picture, signed, with_segments
 
-from mdmf_ops.provenance import Signature, blocks, read_declaration, signature
+from mdmf_ops.provenance import Signature, blocks, declaration, read_declaration, signature
 from mdmf_ops.provenance.blocks import find_blocks
 from mdmf_ops.provenance.jumbf import read_claim
 
@@ -84,6 +84,53 @@ def test_a_manifest_too_large_to_read_is_one_all_the_same(monkeypatch, no_librar
     for image_format in ("JPEG", "PNG", "WEBP", "AVIF"):
         declaration = read_declaration(signed(image_format))
         assert (declaration.source, declaration.c2pa_signature) == (None, Signature.UNCHECKED)
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        {"label": "c2pa.actions.v2", "data": ["x"]},
+        {"label": "c2pa.actions.v2", "data": None},
+        {"label": "c2pa.actions", "data": {"actions": 7}},
+        {"label": "c2pa.actions", "data": {"actions": ["x"]}},
+        "c2pa.actions",
+    ],
+    ids=str,
+)
+def test_a_manifest_of_an_unexpected_shape_keeps_its_signature_and_the_other_marks(assertion, monkeypatch):
+    content = signed("PNG")
+    state, manifest = signature.check_signature(content, "image/png")
+    checked = signature.Checked(state, manifest | {"assertions": [assertion]})
+    monkeypatch.setattr(declaration, "check_signature", lambda *_: checked)
+    marked = content[:33] + chunk(b"tEXt", b"Software\0Midjourney") + content[33:]
+    said = read_declaration(marked)
+    assert (said.source, said.by, said.software) == (GENERATED, "text", "Midjourney")
+    assert said.c2pa_signature is Signature.VALID
+
+
+@pytest.mark.parametrize(
+    ("info", "software"),
+    [
+        ([{"name": "A"}], "A"),
+        ([{"version": "1"}], "Old 1.0"),
+        ([{"version": "1"}, {"name": "B"}], "B"),
+        (None, "Old 1.0"),
+    ],
+)
+def test_a_claim_that_names_no_generator_falls_back_to_its_older_field(info, software, monkeypatch):
+    content = signed("PNG")
+    state, manifest = signature.check_signature(content, "image/png")
+    checked = signature.Checked(state, manifest | {"claim_generator_info": info, "claim_generator": "Old 1.0"})
+    monkeypatch.setattr(declaration, "check_signature", lambda *_: checked)
+    assert read_declaration(content).software == software
+
+
+def test_an_avif_without_a_readable_picture_keeps_its_manifest(no_library):
+    content = signed("AVIF")
+    at = content.index(b"meta")
+    broken = content[:at] + b"free" + content[at + 4 :]
+    said = read_declaration(broken)
+    assert (said.source, said.c2pa_signature) == (GENERATED, Signature.UNCHECKED)
 
 
 @pytest.mark.parametrize("store", [b"", b"jumb", bytes(100), b"\0\0\0\1jumb" + bytes(8), b"\xff" * 200])

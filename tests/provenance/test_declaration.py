@@ -61,6 +61,45 @@ def test_exif_software_is_read_from_every_format_and_says_nothing_of_generation(
     assert said(picture(image_format, exif=exif({SOFTWARE: "Camera 1.0"}))) == (None, None, "Camera 1.0")
 
 
+def test_a_bigtiff_says_what_a_tiff_says():
+    tags = {"tiffinfo": {SOFTWARE: "Midjourney v7"}}
+    assert said(picture("TIFF", **tags)) == said(picture("TIFF", big_tiff=True, **tags))
+    assert said(picture("TIFF", big_tiff=True, **tags)) == (GENERATED, "exif", "Midjourney v7")
+    assert said(picture("TIFF", big_tiff=True, tiffinfo={700: xmp()}))[:2] == (GENERATED, "xmp")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [4, 13, 16, 18])
+def test_the_exif_directory_of_a_bigtiff_is_read(order, kind):
+    head = {"<": b"II+\0", ">": b"MM\0+"}[order] + struct.pack(order + "HHQ", 8, 0, 16)
+    pointer = struct.pack(order + ("Q" if kind in (16, 18) else "I"), 52).ljust(8, b"\0")
+    first = struct.pack(order + "QHHQ", 1, 0x8769, kind, 1) + pointer + bytes(8)
+    text = b"ASCII\0\0\0" + WEB_UI_TEXT.encode()
+    second = struct.pack(order + "QHHQQ", 1, 0x9286, 7, len(text), 52 + 28) + text
+    assert len(head + first) == 52
+    assert said(head + first + second) == (GENERATED, "exif", WEB_UI)
+
+
+@pytest.mark.parametrize("start", [b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0"])
+def test_a_directory_where_no_file_reaches_takes_no_other_mark_away(start):
+    block = b"Exif\0\0" + start + b"\xff" * 100
+    content = with_segments(picture("JPEG", xmp=xmp()), (0xE1, block))
+    assert said(content)[:2] == (GENERATED, "xmp")
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"\xff\0", b"\xff", b"\0" * 1000])
+def test_stray_bytes_between_the_segments_of_a_jpeg_hide_nothing(stray):
+    content = picture("JPEG", exif=exif({SOFTWARE: "NovelAI"}))
+    at = content.index(b"\xff\xe1")
+    strayed = content[:at] + stray + content[at:]
+    assert said(strayed) == said(content) == (GENERATED, "exif", "NovelAI")
+
+
+def test_what_stands_behind_the_pixels_of_a_jpeg_is_not_its_own():
+    content = picture("JPEG") + with_segments(b"", (0xE1, exif({SOFTWARE: "NovelAI"})))
+    assert said(content) == NOTHING
+
+
 @pytest.mark.parametrize("order", ["be", "le"])
 def test_the_web_uis_comment_is_found_in_exif(order):
     comment = b"UNICODE\0" + WEB_UI_TEXT.encode(f"utf-16-{order}")
