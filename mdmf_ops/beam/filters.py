@@ -5,11 +5,16 @@ import hashlib
 from dataclasses import dataclass
 
 from mdmf_ops.beam.image import ImageRef, to_ns
+from mdmf_ops.beam.shards import is_shard
+from mdmf_ops.detector import ErrorCode
 
 
 @dataclass(frozen=True)
 class Filters:
     """Conditions that all must hold. What a listing does not say of an image leaves it in: a row then says why.
+
+    They are of images. A shard that could not be listed stands for all the images behind the damage, and a name that
+    was refused is not the image's own: both stay in.
 
     Attributes:
         suffixes: of the name, in any case; () is every name.
@@ -34,13 +39,17 @@ class Filters:
     def admit(self, ref: ImageRef) -> bool:
         """Whether an image is an input of the run."""
         size_bytes, modified_ns = ref.size_bytes, ref.modified_ns
-        return (
+        return _is_no_image(ref) or (
             (not self.suffixes or ref.uri.lower().endswith(tuple(map(str.lower, self.suffixes))))
             and (self.min_bytes is None or size_bytes is None or size_bytes >= self.min_bytes)
             and (self.max_bytes is None or size_bytes is None or size_bytes <= self.max_bytes)
             and (self.changed_since is None or modified_ns is None or modified_ns >= to_ns(self.changed_since))
             and (self.sample is None or _uniform(f"{self.seed}\n{ref.uri}") < self.sample)
         )
+
+
+def _is_no_image(ref: ImageRef) -> bool:
+    return ref.error is not None and (ref.error.code is ErrorCode.BAD_URI or is_shard(ref.uri))
 
 
 def _uniform(text: str) -> float:

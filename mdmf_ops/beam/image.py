@@ -1,6 +1,7 @@
 """What walks through the pipeline before a row: where an image lies, and its bytes."""
 
 import datetime
+import re
 from typing import NamedTuple
 
 from mdmf_ops.detector import ImageError
@@ -9,6 +10,7 @@ NAMESPACE = "mdmf"
 """Of every metric of ours."""
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_MEMBER_MARK = re.compile(r"\.tar#", re.IGNORECASE)
 
 
 class Message(NamedTuple):
@@ -31,9 +33,9 @@ class ImageRef(NamedTuple):
     """Where one image lies, as listed.
 
     Attributes:
-        uri: absolute local path, or URI. A local name that is not UTF-8, or holds control characters, is a
-            percent-encoded `file://` URI; an object's name is what the store says. An
-            image in a tar shard is `shard.tar#name`; what is said of generation, time and checksum is the shard's.
+        uri: absolute local path, or URI. A local name that is not UTF-8, or holds control characters or `.tar#`, is
+            a percent-encoded `file://` URI; an object's name is what the store says. An image in a tar shard is
+            `shard.tar#name`, and nothing else is; what is said of generation, time and checksum is the shard's.
         generation: of the object that was listed; None where the store has none.
         size_bytes: of the image, as listed; None where unknown.
         attributes: the caller's own keys.
@@ -81,9 +83,9 @@ class Image(NamedTuple):
 
 
 def split_member(uri: str) -> tuple[str, str | None]:
-    """Shard and member of `shard.tar#name`; any other URI as it is, and None."""
-    shard, separator, member = uri.partition(".tar#")
-    return (f"{shard}.tar", member) if separator else (uri, None)
+    """Shard and member of `shard.tar#name`, the suffix in any case; any other URI as it is, and None."""
+    mark = _MEMBER_MARK.search(uri)
+    return (uri[: mark.end() - 1], uri[mark.end() :]) if mark else (uri, None)
 
 
 def to_ns(moment: datetime.datetime) -> int:

@@ -3,16 +3,18 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri, open_file
 from mdmf_ops.detector import ErrorCode, ImageError
-from mdmf_ops.text import name_of_refused
+from mdmf_ops.text import fits_a_line, name_of_refused
 
 
 def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
@@ -67,10 +69,16 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
         return _unfit(printable, "local paths and gs:// are read, nothing else")
     if "\0" in text:
         return _unfit(printable, "a null character")
+    container, member = split_member(text)
     if scheme == "file":
-        return ImageRef(text)
-    local = base / text
-    return ImageRef(local_uri(str(local)))
+        # What comes before the third slash, and from a question mark or number sign on, is no part of a path: without
+        # it another file would be read.
+        fit = fits_a_line(text) and text.startswith("file:///") and not re.search("[?#]", container)
+        return ImageRef(text) if fit else _unfit(printable, "file:///PATH, percent-encoded, is expected")
+    uri = local_uri(str(base / container))
+    if member is None:
+        return ImageRef(uri)
+    return ImageRef(f"{uri}#{member if fits_a_line(member) else quote(os.fsencode(member))}")
 
 
 def _unfit(uri: str, reason: str) -> ImageRef:

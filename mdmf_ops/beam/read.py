@@ -16,7 +16,7 @@ from apache_beam.transforms.window import WindowedValue
 
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
-from mdmf_ops.beam.storage import gcs, is_gcs, local_path
+from mdmf_ops.beam.storage import gcs, is_gcs, local_path, read_error
 from mdmf_ops.detector import ErrorCode, ImageError, Limits
 
 _READS_AT_ONCE = 8
@@ -49,7 +49,7 @@ def fetch_image(ref: ImageRef, limits: Limits) -> Image:
     except ImageError as error:
         return Image(ref, None, error)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        return Image(ref, None, ImageError(_io_code(error), f"{type(error).__name__}: {error}"))
+        return Image(ref, None, read_error(error, ref))
 
 
 def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
@@ -81,12 +81,6 @@ def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
 def _is_named(path: str | bytes, opened: os.stat_result) -> bool:
     """Whether what was opened is what a path without links names: the path was checked when its message was read."""
     return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)  # may be bytes
-
-
-def _io_code(error: Exception) -> ErrorCode:
-    if isinstance(error, FileNotFoundError):
-        return ErrorCode.NOT_FOUND
-    return ErrorCode.FORBIDDEN if isinstance(error, PermissionError) else ErrorCode.UNREADABLE
 
 
 class _FetchDoFn(beam.DoFn):

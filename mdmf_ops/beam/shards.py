@@ -5,6 +5,7 @@ in a shard is skipped, pinned and retried like the others. Compressed tars have 
 """
 
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,17 +13,23 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from mdmf_ops.beam.image import ImageRef, split_member
-from mdmf_ops.beam.storage import gcs, is_gcs, local_path
+from mdmf_ops.beam.storage import gcs, is_gcs, local_path, read_error, store_errors
 from mdmf_ops.detector import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line
 
 _BLOCK_BYTES = 512
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 16 << 10
+"""Of what stands before a member: two paths of 4 KiB, and what else a system notes of a file. Headers can be made to
+cost tarfile the square of their length: 0.2 s and 65 MB for these, 19 s and 4 GB for 128 KiB."""
+_MAX_SHARED_CHARS = 64 << 10
+"""Of headers that hold for every member after them, and add up."""
+_MAX_SHARD_BYTES = 8 << 40
+"""More than any object has, and less than any file system refuses to seek to."""
 
 
 def is_shard(uri: str) -> bool:
     """Whether a listed name is that of a shard: it must be opened to know what is in it."""
-    return uri.lower().endswith(".tar")
+    return uri.lower().endswith(".tar") and split_member(uri)[1] is None
 
 
 def list_members(shard: ImageRef) -> Iterator[ImageRef]:
@@ -30,25 +37,43 @@ def list_members(shard: ImageRef) -> Iterator[ImageRef]:
     try:
         with _open(shard) as file:
             yield from _members(shard, file)
-    except (tarfile.TarError, OSError, ValueError, *_store_errors(shard)) as error:
-        code = ErrorCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorCode.CORRUPT
-        yield shard._replace(error=ImageError(code, f"tar shard: {type(error).__name__}: {error}"))
+    except (OSError, *store_errors(shard.uri)) as error:
+        yield shard._replace(error=read_error(error, shard))
+    # All that tarfile raises of headers made to hurt it: numbers that are none, blocks cut short, chains of headers.
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        message = f"tar shard: {type(error).__name__}: {error}"
+        yield shard._replace(error=ImageError(ErrorCode.CORRUPT, message))
+
+
+def refuse_name_of_member(ref: ImageRef) -> ImageRef:
+    """An object whose name reads as that of an image in a shard gets an error, and a URI that no image can have.
+
+    Two images of one URI would be one row. In the name of a member `%` is followed by two hexadecimal digits.
+    """
+    if split_member(ref.uri)[1] is None:
+        return ref
+    reason = "an object's name with .tar# in it reads as that of an image in a shard: rename the object"
+    return ref._replace(uri=f"{ref.uri}%object", error=ImageError(ErrorCode.BAD_URI, reason))
 
 
 def _open(shard: ImageRef) -> BinaryIO:
     if is_gcs(shard.uri):
         return gcs().open_object(shard.uri, shard.generation)
-    return open(local_path(shard.uri), "rb")
-
-
-def _store_errors(shard: ImageRef) -> tuple[type[Exception], ...]:
-    return gcs().ERRORS if is_gcs(shard.uri) else ()
+    path = local_path(shard.uri)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # may be bytes
+        raise OSError("not a file: a folder, pipe or device")  # a pipe would be waited for without end
+    return open(path, "rb")
 
 
 def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
-    with tarfile.open(fileobj=_HeaderReader(file), mode="r:") as archive:
+    headers = _HeaderReader(file)
+    end_bytes = 0
+    with tarfile.open(fileobj=headers, mode="r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # tarfile keeps every header, and a shard may have a million
+            _check_sizes(archive, member, end_bytes)
+            end_bytes = archive.offset
+            headers.left_bytes = _MAX_HEADER_BYTES
             if member.isreg():
                 ref = shard._replace(
                     uri=f"{shard.uri}#{_name(member.name)}",
@@ -65,20 +90,40 @@ def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
             raise tarfile.ReadError(f"damaged header at byte {archive.offset:,}")
 
 
+def _check_sizes(archive: tarfile.TarFile, member: tarfile.TarInfo, end_bytes: int) -> None:
+    """tarfile believes any size, a negative one too: it would list the same member without end (CVE-2025-8194).
+
+    Args:
+        end_bytes: where the member before it ended.
+    """
+    if not (0 <= member.size <= _MAX_SHARD_BYTES and end_bytes < archive.offset <= _MAX_SHARD_BYTES):
+        raise tarfile.ReadError(f"a member of {member.size:,} bytes that ends at byte {archive.offset:,}")
+    if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > _MAX_SHARED_CHARS:
+        raise tarfile.ReadError(f"over {_MAX_SHARED_CHARS:,} characters of headers for all members")
+
+
 def _name(name: str) -> str:
-    return name if fits_a_line(name) else quote(os.fsencode(name))
+    """A member's name in a URI; no two names are the same there."""
+    return name if fits_a_line(name) and "%" not in name else quote(os.fsencode(name))
 
 
 class _HeaderReader:
-    """A file of which only headers are read: tarfile would take one of gigabytes into memory."""
+    """A file of which only headers are read: tarfile would take one of gigabytes into memory.
+
+    Attributes:
+        left_bytes: how much longer than a block the headers of the next member may be, all together.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self.seek, self.tell = file.seek, file.tell
+        self.left_bytes = _MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {size:,} bytes, at most {_MAX_HEADER_BYTES:,} are read")
+        if size > _BLOCK_BYTES:
+            self.left_bytes -= size
+        if size < 0 or self.left_bytes < 0:
+            raise tarfile.ReadError(f"a header of {size:,} bytes, at most {_MAX_HEADER_BYTES:,} before a member")
         return self._file.read(size)
 
 
@@ -86,13 +131,16 @@ def find_member(uri: str, shard: ImageRef) -> ImageRef:
     """The image `shard.tar#name` of a list, found in its shard.
 
     Args:
-        shard: as `stat` gives it.
+        shard: as `stat` gives it; without generation and time it was not there, and opening it says why.
     """
     found = _index(shard.uri, shard.generation, shard.modified_ns)
-    if (ref := found.get(uri)) is not None:
+    member = split_member(uri)[1]
+    # The shard may be named in another way than its own URI. A place in one of no known version could be another's.
+    ref = found.get(f"{shard.uri}#{member}")
+    if ref is not None and (shard.generation, shard.modified_ns) != (None, None):
         return ref
     broken = found.get(shard.uri)
-    error = broken.error if broken else ImageError(ErrorCode.NOT_FOUND, f"the shard has no {split_member(uri)[1]!r}")
+    error = broken.error if broken else ImageError(ErrorCode.NOT_FOUND, f"the shard has no {member!r}")
     return shard._replace(uri=uri, size_bytes=None, crc32c=None, error=error)
 
 

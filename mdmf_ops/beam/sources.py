@@ -24,8 +24,8 @@ from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
 from mdmf_ops.beam.lists import read_list
-from mdmf_ops.beam.shards import find_member, is_shard, list_members
-from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path, local_uri
+from mdmf_ops.beam.shards import find_member, is_shard, list_members, refuse_name_of_member
+from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path, local_uri, read_error, store_errors
 from mdmf_ops.progress import Progress
 
 _PARTS = 64
@@ -115,7 +115,7 @@ def _split_gcs(source: str) -> list[Part]:
 def list_part(part: Part) -> Iterator[ImageRef]:
     """Lists the images of a part; those of a tar shard one by one."""
     for ref in _list_gcs(part) if is_gcs(part.source) else _list_local(part):
-        yield from list_members(ref) if is_shard(ref.uri) else [ref]
+        yield from list_members(ref) if is_shard(ref.uri) else [refuse_name_of_member(ref)]
 
 
 def _list_gcs(part: Part) -> Iterator[ImageRef]:
@@ -146,8 +146,15 @@ def _list_local(part: Part) -> Iterator[ImageRef]:
                 if entry.is_dir(follow_symlinks=False):
                     if part.recursive and (depth is None or entry.path.count("/") < depth):
                         folders.append(entry.path)
-                elif not entry.is_dir() and (matches is None or matches.fullmatch(entry.path)):
+                elif not _leads_to_folder(entry) and (matches is None or matches.fullmatch(entry.path)):
                     yield local_ref(entry.path)
+
+
+def _leads_to_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, through a file, or to a name too long: reading says so
+        return False
 
 
 def local_ref(path: str) -> ImageRef:
@@ -199,16 +206,20 @@ def list_images(source: str) -> Iterator[ImageRef]:
 
 
 def complete(ref: ImageRef) -> ImageRef:
-    """Asks for what a list of URIs does not say: generation, size, time, place in a shard. One request an image."""
+    """Asks for what a list of URIs does not say: generation, size, time, place in a shard. One request an image.
+
+    An image that cannot be asked about is returned as it is, and reading it says why; one in a shard with the error.
+    """
     if ref.error or ref.generation is not None or ref.modified_ns is not None:
         return ref
     container, member = split_member(ref.uri)
-    listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
-    if listed is None or (member and listed.modified_ns is None):
-        return ref
-    if member:
-        listed = find_member(ref.uri, listed)
-    return listed._replace(uri=ref.uri, attributes=ref.attributes)
+    try:
+        listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
+    except (ValueError, *store_errors(container)) as error:  # ValueError: no name
+        return ref._replace(error=read_error(error, ref)) if is_shard(container) else ref
+    if member is not None:
+        listed = find_member(ref.uri, listed or ImageRef(container))
+    return listed._replace(uri=ref.uri, attributes=ref.attributes) if listed else ref
 
 
 class _ListDoFn(beam.DoFn):

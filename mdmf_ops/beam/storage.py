@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from mdmf_ops.beam.image import ImageRef, split_member
+from mdmf_ops.detector import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line, told
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -40,8 +42,9 @@ def is_object(uri: str) -> bool:
 
 
 def local_uri(path: str) -> str:
-    """URI of an absolute local path: the path itself, percent-encoded where it is not UTF-8 or no line of text."""
-    return path if fits_a_line(path) else Path(path).as_uri()
+    """URI of an absolute local path: the path itself; percent-encoded where it is not UTF-8 or no line of text, or
+    would read as the name of an image in a shard."""
+    return path if fits_a_line(path) and split_member(path)[1] is None else Path(path).as_uri()
 
 
 def gcs() -> ModuleType:
@@ -50,6 +53,23 @@ def gcs() -> ModuleType:
         return importlib.import_module("mdmf_ops.beam.gcs")
     except ImportError as error:
         raise ImportError(f"gs:// needs Google's client: pip install 'mdmf-ops[gcp]' ({error})") from error
+
+
+def store_errors(uri: str) -> tuple[type[Exception], ...]:
+    """What the store of a URI may raise beside OSError once its retries are used up."""
+    return gcs().ERRORS if is_gcs(uri) else ()
+
+
+def read_error(error: Exception, ref: ImageRef) -> ImageError:
+    """Why an image or its shard could not be read, as its row says it: of OSError, ValueError and `store_errors`."""
+    if isinstance(error, store_errors(ref.uri)):
+        return gcs()._image_error(error, ref)
+    code = ErrorCode.UNREADABLE
+    if isinstance(error, FileNotFoundError):
+        code = ErrorCode.NOT_FOUND
+    elif isinstance(error, PermissionError):
+        code = ErrorCode.FORBIDDEN
+    return ImageError(code, f"{type(error).__name__}: {error}")
 
 
 def absolute(path: str) -> str:

@@ -73,6 +73,18 @@ def test_a_dangling_link_is_listed_and_fails_when_read(tmp_path):
     assert "gone.jpg" in image.error.message or "link.jpg" in image.error.message
 
 
+def test_links_that_lead_nowhere_are_rows_that_say_why(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    (tmp_path / "through.jpg").symlink_to(tmp_path / "a.jpg" / "x")
+    (tmp_path / "long.jpg").symlink_to("n" * 300)
+    errors = {Path(ref.uri).name: fetch_image(ref, Limits()).error for ref in list_images(str(tmp_path))}
+    assert errors.pop("a.jpg") is None
+    assert {name: error.code for name, error in errors.items()} == dict.fromkeys(
+        ("circle.jpg", "through.jpg", "long.jpg"), ErrorCode.UNREADABLE
+    )
+
+
 def test_a_folder_in_place_of_a_file_fails_when_read(tmp_path):
     image = fetch_image(ImageRef(str(tmp_path)), Limits())
     assert image.error.code is ErrorCode.UNREADABLE
