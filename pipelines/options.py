@@ -26,8 +26,8 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         "--alpha",
         type=float,
         default=DEFAULT_ALPHA,
-        help="call an image likely_ai where its p-value is at most this: about the share of real images that may"
-        " be called so in error (default: %(default)s)",
+        help="call an image likely_ai where its p-value is at most this: at most about the share of real images that"
+        " is called so in error (default: %(default)s)",
     )
     parser.add_argument(
         "--device",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mdmf_ops.cli import UsageError
-from mdmf_ops.training.data import LabelledImage, read_folders, read_index
+from mdmf_ops.training.data import LabelledImage, read_folders, read_index, sources
 
 DEFAULT_WORK = Path("work")
 
@@ -30,11 +30,14 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
-    """The labelled images that the arguments name."""
+    """The labelled images that the arguments name; a source is of one class."""
     if not arguments.index and not arguments.real and not arguments.fake:
         raise UsageError("no images: give --index CSV, or --real DIR and --fake DIR")
     try:
         indexed = [image for index in arguments.index for image in read_index(index, arguments.pairs)]
-        return indexed + read_folders(arguments.real, arguments.fake)
+        images = indexed + read_folders(arguments.real, arguments.fake)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    if both := sorted(set(sources(images, generated=False)) & set(sources(images, generated=True))):
+        raise UsageError(f"{', '.join(both)}: real and generated images under one source name; rename one")
+    return images

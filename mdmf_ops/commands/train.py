@@ -53,8 +53,12 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
     torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     config = read_config(arguments.config)
+    names = {image.source for image in images}
+    if unknown := sorted(set(arguments.leave_out) - names):
+        raise UsageError(f"--leave_out: no image is of {', '.join(unknown)}; sources are {', '.join(sorted(names))}")
     chosen = training_images(images, arguments.leave_out)
     try:
+        arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is computed in vain
         assets = model_assets.read_assets(arguments.backbone_from or model_assets.embedded())
         backbone = load_backbone(assets)
         used = [images[i] for i in chosen]
@@ -65,10 +69,10 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         checkpoint = arguments.work / f"fit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         with progress_bar("training") as bar:
             signature, bank = fit(features, images, chosen, config, bar, checkpoint)
-    except (ValueError, model_assets.AssetError) as error:
+        training = describe_training(used, config)
+        saved = save_detector(arguments.output, assets.manifest["backbone"], backbone, signature, bank, training)
+    except (OSError, ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
-    training = describe_training(used, config)
-    saved = save_detector(arguments.output, assets.manifest["backbone"], backbone, signature, bank, training)
     checkpoint.unlink(missing_ok=True)
     if arguments.json:
         print(json.dumps({"detector_id": saved.detector_id, "folder": str(arguments.output)}, indent=2))

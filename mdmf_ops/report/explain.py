@@ -21,8 +21,8 @@ _GAP_PX = 12
 _PAPER, _INK = (255, 255, 255), (28, 36, 48)
 
 _MEANING = {
-    "likely_ai": "likely AI: p {p} is at most alpha, {alpha:g}. Of real images like the calibration's, about one in"
-    " {one_in:,.0f} is called so in error.",
+    "likely_ai": "likely AI: p {p} is at most alpha, {alpha:g}. Of real images like the calibration's, at most about"
+    " one in {one_in:,.0f} is called so in error.",
     "uncertain": "uncertain: p {p} is over alpha, {alpha:g}, and at most ten times that: unusual for a real image, not"
     " unusual enough.",
     "likely_real": "likely real: p {p} is over ten times alpha, {alpha:g}: nothing was found. That does not make it"
@@ -38,8 +38,8 @@ class Explanation:
     Attributes:
         row: of the output, or made for this.
         image: the pixels that the row is of, RGB and upright; None where they cannot be had.
-        calibration: (n,) float32, ascending: scores of the calibration's real images; None where the detector is not
-            at hand.
+        calibration: (n,) float32, ascending: scores that stand for the real images which look most generated; None
+            where the detector is not at hand.
         reproduced: `same` or `different` where the image was scored again; `gone`, `changed` or `unreadable` where its
             bytes cannot be had; else `not_tried`.
         notes: what could not be done, and why, a line each.
@@ -98,8 +98,8 @@ def in_words(explanation: Explanation) -> list[str]:
     if explanation.calibration is not None:
         n = explanation.calibration.size
         lines.append(
-            f"{round(row['p_value'] * (n + 1)) - 1:,} of the calibration's {n:,} scores of real images are as high as"
-            f" this one, {row['mmd2']:.4f}, or higher."
+            f"{round(row['p_value'] * (n + 1)) - 1:,} of the {n:,} scores that stand for the real images which look"
+            f" most generated are as high as this one, {row['mmd2']:.4f}, or higher."
         )
     return [*lines, *_where(explanation), *_declared(row), *explanation.notes, _EVIDENCE]
 
@@ -143,7 +143,7 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
 
 
 def calibration_chart(explanation: Explanation) -> str:
-    """The image's score among those of the calibration's real images, as an SVG file.
+    """The image's score among those of the real images which look most generated, as an SVG file.
 
     Needs a scored row and the calibration.
     """
@@ -156,12 +156,15 @@ def calibration_chart(explanation: Explanation) -> str:
     pad = (max(values) - min(values) or 1) * 0.03
     edges = np.linspace(min(values) - pad, max(values) + pad, _BARS + 1)
     counts = np.histogram(scores, edges)[0].tolist()
-    title = f"Score {row['mmd2']:.4f} among the calibration's {scores.size:,} of real images: p {row['p_value']:.4g}"
+    title = (
+        f"Score {row['mmd2']:.4f} among the {scores.size:,} that stand for the real images which look most generated:"
+        f" p {row['p_value']:.4g}"
+    )
     return histogram(
         edges,
         {"calibration": counts},
         title=title,
-        x_label="score (squared MMD) of real images",
+        x_label="score (squared MMD) of the real images that look most generated",
         marks=marks,
         standalone=True,
     )

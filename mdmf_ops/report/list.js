@@ -43,10 +43,10 @@ function sortKeys() {
 
 function refresh() {
   const text = state.text.toLowerCase();
-  // A filter is a place in a table of words, so that a row is tested with one comparison.
+  // A filter is a place in a table of words, so that a row is tested with one comparison. A word of no listed image has none.
   const wanted = Object.entries(state.filters).map(([column, word]) => [LIST[column].places, LIST[column].words.indexOf(word)]);
   state.order = [...LIST.uri.keys()].filter((row) =>
-    wanted.every(([places, place]) => places[row] === place) && (!text || LIST.uri[row].toLowerCase().includes(text)));
+    wanted.every(([places, place]) => place >= 0 && places[row] === place) && (!text || LIST.uri[row].toLowerCase().includes(text)));
   const keys = sortKeys();
   const sign = state.descending ? -1 : 1;
   state.order.sort((a, b) => {
@@ -93,7 +93,9 @@ function drawPage() {
   const rows = state.order.slice(first, first + PAGE_ROWS);
   put("list", drawHead(), make("tbody", {}, ...rows.map((row, i) => listRow(row, first + i))));
   const last = Math.max(Math.ceil(state.order.length / PAGE_ROWS) - 1, 0);
-  const shown = rows.length ? `${count(first + 1)} to ${count(first + rows.length)} of ${count(state.order.length)}` : "No image fits these filters.";
+  const none = LIST.listed === DATA.images ? "No image fits these filters."
+    : "No listed image fits these filters: failed images come last and may not be listed.";
+  const shown = rows.length ? `${count(first + 1)} to ${count(first + rows.length)} of ${count(state.order.length)}` : none;
   put("list-status", state.order.length === LIST.listed ? shown : `${shown} (${count(LIST.listed)} listed in all)`);
   const go = (text, page, id) => make("button", { class: "small", type: "button", id, disabled: page < 0 || page > last || page === state.page,
     onclick: () => { state.page = page; drawPage(); (document.querySelector(`#${id}:enabled`) ?? document.querySelector("#list .open"))?.focus(); } }, text);
@@ -113,7 +115,8 @@ function drawFilters() {
     };
     const options = LIST[column].words.map((word, place) => [word, place]).sort((a, b) => (a[0] < b[0] ? -1 : 1));
     return make("div", {}, make("label", { for: id }, name), make("select", { id, onchange: choose }, make("option", { value: "" }, "any"),
-      ...options.map(([word, place]) => make("option", { value: place }, words(word)))));
+      // A folder's name is a stranger's, and another folder's may differ in an underscore alone.
+      ...options.map(([word, place]) => make("option", { value: place }, column === "source" ? word : words(word)))));
   });
   const clear = make("button", { class: "small", type: "button", onclick: () => { clearFilters(); refresh(); } }, "Clear");
   put("filters", search, ...selects, clear);
@@ -128,10 +131,9 @@ function clearFilters() {
 // From a table of strata or errors to its images.
 function showOnly(column, word) {
   clearFilters();
-  const place = LIST[column].words.indexOf(word);
   state.filters[column] = word;
   const select = document.getElementById(`filter-${column.replace(" ", "-")}`);
-  if (select && place >= 0) select.value = String(place);
+  if (select) select.value = String(LIST[column].words.indexOf(word)); // -1 chooses none of them
   refresh();
   const section = document.getElementById("images");
   section.scrollIntoView();

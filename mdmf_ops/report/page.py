@@ -22,7 +22,8 @@ import mdmf_ops
 from mdmf_ops.report.heatmap import Tile, full_scale, strongest_patches, tile_png, tiles_of
 from mdmf_ops.report.strata import KINDS, MIN_IMAGES, WARN_TIMES, folder_of, image_strata
 from mdmf_ops.report.svg import STYLE
-from mdmf_ops.report.tally import DECLARED, SECTIONS, VERDICTS, Row, Tally
+from mdmf_ops.report.tally import DECLARED, SECTIONS, Row, Tally
+from mdmf_ops.schema import VERDICTS
 from mdmf_ops.text import one_line
 
 _SCRIPTS = ("dom.js", "summary.js", "gallery.js", "list.js")
@@ -66,7 +67,7 @@ def summary(report: Report) -> dict[str, Any]:
         "version": mdmf_ops.__version__,
         "images": scored + overall.failed,
         "scored": scored,
-        **{name: tally.outcomes[name] for name in ("likely_ai", "uncertain", "likely_real", "failed")},
+        **{name: tally.outcomes[name] for name in (*VERDICTS, "failed")},
         "runs": [_run(manifest) for manifest in report.manifests[::-1][:_MAX_RUNS]],
         "runs_in_all": len(report.manifests),
         "detectors": [

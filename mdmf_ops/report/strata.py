@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mdmf_ops.schema import VERDICTS
+
 KINDS = ("format", "JPEG quality", "size", "source")
 
 WARN_TIMES = 3
@@ -17,7 +19,7 @@ MIN_IMAGES = 20
 _Z = 1.959964  # of a 95 % interval
 _QUALITIES = ((60, 75, 85, 95), ("below 60", "60-74", "75-84", "85-94", "95-100"))
 _MEGAPIXELS = ((0.25, 1, 4, 12), ("below 0.25 MP", "0.25-1 MP", "1-4 MP", "4-12 MP", "12 MP and more"))
-_OUTCOMES = ("likely_ai", "uncertain", "likely_real", "failed")
+_OUTCOMES = (*VERDICTS, "failed")
 _MAX_SOURCES = 30
 OTHER_SOURCES = "other folders"
 _MAX_FOLDERS = 20_000
@@ -29,7 +31,7 @@ class Stratum:
 
     Attributes:
         kind: one of `KINDS`.
-        expected: how many real images as many as these would be flagged: the sum of their alphas.
+        expected: about how many would be flagged at most, were all of them real: the sum of their alphas.
     """
 
     kind: str

@@ -15,7 +15,7 @@ import numpy as np
 
 from mdmf_ops.report.strata import Counts
 from mdmf_ops.report.svg import histogram
-from mdmf_ops.schema import SCHEMA
+from mdmf_ops.schema import SCHEMA, VERDICTS
 
 Row = Mapping[str, Any]
 
@@ -36,7 +36,6 @@ SECTIONS = {
 }
 """Of the gallery, with what is in each."""
 
-VERDICTS = ("likely_ai", "uncertain", "likely_real")
 _BARS = 20
 _SCORE_BARS = 40
 _EXAMPLES = 3

@@ -55,7 +55,9 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainingConfig":
-        """A configuration from a file's content. Raises ValueError for a name or a type that is not known."""
+        """A configuration from a file's content. Raises ValueError for a name, type or value that cannot be meant."""
+        if not isinstance(values, dict):
+            raise ValueError(f"settings are an object of names and values, found {values!r}")
         known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in known:
@@ -65,6 +67,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be of type {known[name].__name__}, found {value!r}")
         if values.get("method", cls.method) not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}, found {values['method']!r}")
+        if not 0 <= values.get("in_common", cls.in_common) <= 1:  # nor is NaN
+            raise ValueError(f"in_common is from 0 to 1, found {values['in_common']!r}")
         return cls(**values)
 
 

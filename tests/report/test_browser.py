@@ -154,6 +154,36 @@ def test_a_stratum_and_an_error_lead_to_their_images(page):
     assert page.locator(".command").count() == 0
 
 
+def test_an_error_whose_images_are_not_listed_lists_no_others(browser, tmp_path):
+    path = make_report(tmp_path, [*ROWS[:8], failed_row("/bad/1.jpg", "truncated")], "--limit", "5")
+    with open_page(browser, path) as page:
+        page.get_by_role("button", name="truncated", exact=True).click()
+        assert names(page) == []
+        assert "failed images come last and may not be listed" in page.locator("#list-status").text_content()
+        page.get_by_role("button", name="Clear").click()
+        assert len(names(page)) == 5
+
+
+def test_a_filter_on_an_unlisted_kind_shows_no_choice_and_can_be_taken_back(browser, tmp_path):
+    rows = [
+        scored_row(f"/in/{i}.jpg", 0.01 + i / 100, seed=i, image_format="PNG" if i % 2 else "JPEG") for i in range(6)
+    ]
+    path = make_report(tmp_path, [*rows, scored_row("/in/9.gif", 0.9, seed=9, image_format="GIF")], "--limit", "6")
+    with open_page(browser, path) as page:
+        page.get_by_role("button", name="GIF", exact=True).click()
+        assert names(page) == []
+        assert page.locator("#filter-format").evaluate("s => s.selectedIndex") == -1
+        page.locator("#filter-format").select_option(label="any")
+        assert len(names(page)) == 6
+
+
+def test_folders_are_offered_by_their_own_names(browser, tmp_path):
+    folders = ["/in/my photos", "/in/my_photos"]
+    rows = [scored_row(f"{folder}/{i}.jpg", 0.1, seed=i) for folder in folders for i in range(2)]
+    with open_page(browser, make_report(tmp_path, rows)) as page:
+        assert page.locator("#filter-source option").all_text_contents() == ["any", *folders]
+
+
 def test_pages_of_the_list_follow_each_other_without_overlap(page):
     seen = names(page)
     while page.locator("#next:enabled").count():

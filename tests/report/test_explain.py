@@ -71,12 +71,17 @@ def test_the_verdict_is_said_with_its_limits(p_value, said, not_said):
     assert words[-1].startswith("A verdict is evidence, not an action")
 
 
+def test_alpha_is_said_as_a_bound():
+    assert "at most about one in 100 is called so in error" in in_words(explained(0.005))[0]
+
+
 def test_the_count_of_real_images_that_score_as_high_is_the_calibrations():
     calibration = Stratum("c", 0, SCORES)
     row = scored_row("/a", 0.5)
     row["p_value"] = float(np.float32(calibration.p_value(row["mmd2"])))
     count = np.count_nonzero(np.float32(row["mmd2"]) <= SCORES)
-    assert f"{count} of the calibration's 199 scores" in in_words(Explanation(row, None, SCORES, "same"))[1]
+    said = f"{count} of the 199 scores that stand for the real images which look most generated are as high as this one"
+    assert said in in_words(Explanation(row, None, SCORES, "same"))[1]
 
 
 def test_patches_are_told_with_their_share_of_the_image():

@@ -95,7 +95,15 @@ def test_classes_weigh_alike_and_sources_by_the_root_of_their_size():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [({"stepz": 1}, "stepz is no setting"), ({"steps": "many"}, "steps must be of type int")]
+    ("values", "message"),
+    [
+        ({"stepz": 1}, "stepz is no setting"),
+        ({"steps": "many"}, "steps must be of type int"),
+        ({"in_common": 1.01}, "in_common is from 0 to 1, found 1.01"),
+        ({"in_common": -1}, "in_common is from 0 to 1, found -1"),
+        ({"in_common": float("nan")}, "in_common is from 0 to 1, found nan"),
+        ([1], r"settings are an object of names and values, found \[1\]"),
+    ],
 )
 def test_a_setting_that_is_none_is_named(values, message):
     with pytest.raises(ValueError, match=message):
