@@ -9,8 +9,8 @@
 
 Each image is scored three times: as it was found, after a chain of crop, resize and re-encode, and as a small, worn
 crop. The scores are kept in the detector's folder by size. A p-value is the share of real images of an image's own size
-that lie as high, in the quarter of the sources where that share is the largest: so alpha holds for photographs that
-look generated, and not just for the average of them.
+that lie as high, in the source where that share is the largest: so alpha holds for photographs that look generated, and
+not just for the average of them.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import numpy as np
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Stratum
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_bank, load_model
-from mdmf_ops.training.data import LabelledImage, sources
+from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Progress, extract
 from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import leave_out
@@ -28,22 +28,20 @@ MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
 
 
-SOURCE_QUANTILES = 500
-"""Of each source's scores in a stratum: they stand for the source, whether it has thirty images or thousands."""
+SOURCE_QUANTILES = 1000
+"""Of each source's scores in a stratum: they stand for the source, whether it has fifty images or thousands."""
 
-FEW_SCORES = 20
+FEW_SCORES = 50
 """Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles."""
-
-HARDEST_SOURCES = 1 / 4
-"""A p-value is that of the sources whose images look most generated, this share of all."""
 
 
 def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.ndarray) -> Calibration:
-    """Scores as strata by size, in which a p-value is a promise to the hardest sources.
+    """Scores as strata by size, in which a p-value is the largest of those among each source's own scores.
 
     A new image comes from a source as unlike the known ones as they are among themselves: what must be exchangeable
-    are sources, not images (Dunn et al. 2022, arXiv 1809.07441). Were all of them averaged, a source of polished
-    photographs would be flagged several times as often as alpha says, and pay for those that never are.
+    are sources, not images (Dunn et al. 2022, arXiv 1809.07441). Were they averaged, a source of polished photographs
+    would be flagged several times as often as alpha says, and pay for those that never are. The largest holds for
+    every known source at once, and for the most of new ones.
 
     Args:
         name: what every stratum's id begins with; its least number of patches and of scored images follow.
@@ -59,29 +57,30 @@ def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.nda
         del bounds[max(poorest, 1)]
     return Calibration(
         tuple(
-            Stratum(f"{name}-from{least}-n{count}", least, _hardest(scores[of_score == i], sources[of_score == i]))
+            Stratum(
+                f"{name}-from{least}-n{count}", least, _of_the_hardest(scores[of_score == i], sources[of_score == i])
+            )
             for i, (least, count) in enumerate(zip(bounds, counts, strict=True))
         )
     )
 
 
-def _hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Scores among which an image's p-value is the mean of those that it has among each of the hardest sources' own.
-
-    Which sources are the hardest may differ from one p-value to the next.
+def _of_the_hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Scores among which a p-value is the largest of those among each source's own; which source gives it may differ.
 
     Returns:
-        (hardest sources * SOURCE_QUANTILES,) float.
+        (SOURCE_QUANTILES,) float.
     """
     names, of_score, counts = np.unique(sources, return_inverse=True, return_counts=True)
-    of_score = np.where(counts[of_score] < FEW_SCORES, len(names), of_score)
+    few = counts < FEW_SCORES
+    if 0 < counts[few].sum() < FEW_SCORES and not few.all():
+        few[np.where(few, len(scores), counts).argmin()] = True  # with the smallest of the others they are enough
+    of_score = np.where(few[of_score], len(names), of_score)
     levels = (np.arange(SOURCE_QUANTILES) + 0.5) / SOURCE_QUANTILES
-    own = np.stack([np.quantile(scores[of_score == i], levels) for i in np.unique(of_score)])
+    own = [np.quantile(scores[of_score == i], levels, method="hazen") for i in np.unique(of_score)]
     grid = np.unique(own)
-    as_high = np.stack([SOURCE_QUANTILES - np.searchsorted(quantiles, grid) for quantiles in own])
-    hardest = max(round(HARDEST_SOURCES * len(own)), 1)
-    total = np.sort(as_high, axis=0)[-hardest:].sum(0)  # of so many scores that are as high, each of the grid is one
-    return np.repeat(grid, total - np.append(total[1:], 0))
+    as_high = np.max([SOURCE_QUANTILES - np.searchsorted(quantiles, grid) for quantiles in own], axis=0)
+    return np.repeat(grid, as_high - np.append(as_high[1:], 0))
 
 
 def calibrate(
@@ -105,8 +104,9 @@ def calibrate(
     real = [image for image in images if not image.generated and (image.held_out or not held_out)]
     if len(real) < 100:
         raise ValueError(f"{len(real)} real images are left: 100 at least, for a p-value of .01 to exist")
-    missing = sorted(set(trained) - set(sources(images, generated=False)))
-    if not held_out and (len(trained) < 2 or missing or not sources(images, generated=True)):
+    generators = assets.manifest["training"]["images"]["generated"]
+    missing = sorted({*trained, *generators} - {image.source for image in images})
+    if not held_out and (len(trained) < 2 or missing):
         raise ValueError(
             "calibration trains again without each real source: it needs two or more, and all images of the training"
             f"{f', not without {missing}' if missing else ''}; --held_out calibrates on held-out images instead"
@@ -120,8 +120,9 @@ def calibrate(
         row[rest] = score_features(test, rest, signature, bank)
     if trained:
         config = TrainingConfig.from_dict(assets.manifest["training"]["config"])
-        features = extract(images, backbone, "training_chain", config.copies, config.seed, work, progress)
-        for fold in leave_out(trained, images, features, config, real, tests, progress):
+        known = [image for image in images if image.source in trained or image.source in generators]
+        features = extract(known, backbone, "training_chain", config.copies, config.seed, work, progress)
+        for fold in leave_out(trained, known, features, config, real, tests, progress):
             scores[:, fold.own] = fold.own_scores
     patches = np.stack([test.counts() for test in tests])
     names = np.array([[image.source for image in real]] * len(tests))

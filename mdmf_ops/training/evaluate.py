@@ -84,7 +84,8 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     real = [i for i, image in enumerate(images) if unseen_real(image, trained["real"])]
     scores = score_features(test_features, range(len(images)), detector.signature, detector.bank)
     own = {
-        name: [i for i, image in enumerate(images) if image.source == name] for name in sources(images, generated=True)
+        name: [i for i, image in enumerate(images) if image.source == name and countable(image)]
+        for name in sources(images, generated=True)
     }
     ranked = {name: (scores[real], scores[indices]) for name, indices in own.items()}
     if not real or not ranked:

@@ -77,7 +77,8 @@ def _generator_weights(products: np.ndarray, in_common: float) -> np.ndarray:
     """
     length = np.sqrt(np.diag(products))
     cosines = products / np.outer(length, length)
-    agreement = (cosines.sum(0) - 1) / max(len(length) - 1, 1)
+    np.fill_diagonal(cosines, 0)
+    agreement = cosines.sum(0) / max(len(length) - 1, 1)
     # Squared, so that a few that are alike outweigh many that are like nothing; by length, so that far is not much.
     shared, alike = agreement.clip(min=0) ** 2 / length, np.ones_like(length)
     if not shared.any():  # one generator, or none like another

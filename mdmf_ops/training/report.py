@@ -48,7 +48,8 @@ CHAIN = (
 LEFT_OUT = (
     "Each row is of a detector trained anew without that generator or real source, with the same settings. A "
     "generator's images are compared with real ones that were held out of training and of the bank; a real source's "
-    "get p-values from the other sources, each scored by a detector that had not seen that one. Some generators come "
+    "get p-values from the other sources, each scored by a detector that had not seen that one, a generator's from all "
+    "of them. Some generators come "
     "from one collection, so that a left out one may still have siblings in training."
 )
 
@@ -118,6 +119,9 @@ def write_report(folder: Path, assets: model_assets.Assets, results: Results, le
     """Writes report.md, metrics.csv and, where matplotlib is there, plots into a folder, and returns the report."""
     folder.mkdir(parents=True, exist_ok=True)
     note = LEFT_OUT if left_out else "The detector was trained on none of these generators and real images."
+    calibrated = sorted(set(assets.manifest["calibration"]["sources"]) & {r.source for r in results.real_sources})
+    if calibrated and not left_out:
+        note += f" Its p-values were made of images of {', '.join(calibrated)}: how often they are flagged says little."
     parts = [f"# Evaluation of {assets.detector_id}", f"{CHAIN} {note}", tables(results), p_value_table(results)]
     if results.both_out:
         parts += ["## Generator and real source left out together", both_out_table(results)]
@@ -198,11 +202,11 @@ p-value promises nothing there.
 
 {tables(results)}
 The second table is the one to read before trusting a verdict: alpha is what was asked, the columns are what a source
-got that neither training nor calibration had seen. A p-value is that of the quarter of all sources whose photographs
-look most generated, so that most are flagged far less often than alpha says. What is promised of a source like these is
-their spread, not alpha itself; "all" weighs each image alike. The last columns of the first table are what is found at
-that promise; the TPR beside them is at a threshold that nobody has, which flags 1 or 5 % of just these real images. The
-mean of that table hides its worst row.
+got that neither training nor calibration had seen. A p-value is the largest of those among each known source's images,
+so that most are flagged far less often than alpha says. What is promised of a source like these is their spread, not
+alpha itself; "all" weighs each image alike. The last columns of the first table are what is found at that promise; the
+TPR beside them is at a threshold that nobody has, which flags 1 or 5 % of just these real images. The mean of that
+table hides its worst row. Settings of training and calibration were chosen on tables like these, so that they flatter.
 
 ## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were

@@ -21,9 +21,14 @@ from mdmf_ops.training.fit import TrainingConfig
 
 
 def training_images(images: Sequence[LabelledImage], leave_out: Sequence[str] = ()) -> np.ndarray:
-    """Indices of the images to train on: not held out, and of no source that is left out."""
+    """Indices of the images to train on: not held out, and of no source that is left out, nor twins of its images."""
+    unseen = {image.path for image in images if image.source in leave_out}
     return np.array(
-        [i for i, image in enumerate(images) if not image.held_out and image.source not in leave_out],
+        [
+            i
+            for i, image in enumerate(images)
+            if not image.held_out and image.path not in unseen and image.twin_of not in unseen
+        ],
         dtype=int,
     )
 

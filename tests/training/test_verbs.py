@@ -61,6 +61,20 @@ def test_every_real_image_is_calibrated_with_and_scored_by_a_detector_that_never
     assert stratum.calibration_id == "sources-out-from0-n900"
 
 
+def test_calibration_trains_on_no_source_that_the_detector_was_not_trained_on(recipe, tmp_path):
+    shutil.copytree(recipe / "detector", tmp_path / "detector")
+    command = ["calibrate", str(tmp_path / "detector"), "--work", str(recipe / "work"), "--real", str(recipe / "real")]
+    assert main([*command, "--fake", str(recipe / "fake/old"), str(recipe / "fake/new")]) == 0
+    with_more, without = (folder / "detector/calibration.json" for folder in (tmp_path, recipe))
+    assert with_more.read_bytes() == without.read_bytes()
+
+
+def test_calibration_needs_every_generator_of_the_training(recipe, capsys):
+    command = ["calibrate", str(recipe / "detector"), "--work", str(recipe / "work"), "--real", str(recipe / "real")]
+    assert main([*command, "--fake", str(recipe / "fake/new")]) == 2
+    assert "not without ['old']" in capsys.readouterr().err
+
+
 def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp_path):
     shutil.copytree(recipe / "detector", tmp_path / "detector")
     command = ["calibrate", str(tmp_path / "detector"), "--work", str(recipe / "work"), "--held_out"]
@@ -97,6 +111,10 @@ def test_the_report_has_a_row_for_each_source(recipe):
     assert [float(cell) for cell in cells[-2:]] == pytest.approx(
         [float(of_new[f"flagged at alpha {alpha} %"]) for alpha in (1, 5)], abs=5e-4
     )
+
+
+def test_the_report_says_whose_flag_rates_say_little(recipe):
+    assert "p-values were made of images of phone, web" in (recipe / "report/report.md").read_text()
 
 
 def test_the_report_shows_its_plots(recipe):
