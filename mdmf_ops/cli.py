@@ -4,9 +4,12 @@ import argparse
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import mdmf_ops
 from mdmf_ops.text import told
@@ -31,6 +34,9 @@ EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": "
 """Of the verbs that need another extra than `beam`."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+"""What a path starts with that was made of a URI: of its slashes one is left."""
 
 DESCRIPTION = """\
 Finds AI-generated images at scale: folders, buckets or a stream in, one Parquet row per image out.
@@ -57,6 +63,13 @@ class UsageError(Exception):
     """The command as given cannot be carried out; the message says why and what to do."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, in verbs too: `--input photo.jpg` is not an --input_list."""
+
+    def __init__(self, *, allow_abbrev: bool = False, **settings: Any):
+        super().__init__(allow_abbrev=allow_abbrev, **settings)
+
+
 class MissingExtraError(Exception):
     """A verb whose packages are not installed; the message says how to get them."""
 
@@ -68,7 +81,7 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
         MissingExtraError: a verb that is asked for needs packages that are not here.
     """
     wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=18, width=100)
-    parser = argparse.ArgumentParser(prog="mdmf", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide)
+    parser = _Parser(prog="mdmf", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide)
     parser.add_argument("--version", action="version", version=f"mdmf {mdmf_ops.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     modules = {}
@@ -107,9 +120,12 @@ def _run(argv: list[str]) -> int:
         return EXIT_USAGE
     arguments, rest = parser.parse_known_args(argv)
     module = modules[asked]
-    if rest and not getattr(module, "TAKES_BEAM_FLAGS", False):
-        parser.error(f"unknown: {' '.join(rest)}; see mdmf {asked} --help")
+    if asked == "scan" and any(flag.partition("=")[0] == "--input" for flag in rest):
+        parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
+    if unknown := _unknown_to_beam(rest) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest:
+        parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
     try:
+        _refuse_uris(arguments)
         status = module.run(arguments, rest)
         sys.stdout.flush()
         return status
@@ -119,6 +135,33 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except KeyboardInterrupt:
-        print(f"mdmf {asked}: interrupted; the same command with the same --run_id goes on", file=sys.stderr)
+    except OSError as error:  # what is missing, forbidden or full: a traceback says no more of it
+        print(f"mdmf {asked}: {told(str(error) or type(error).__name__)}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        how = "; the same command with the same --run_id goes on" if asked == "scan" else ""
+        print(f"mdmf {asked}: interrupted{how}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _unknown_to_beam(flags: list[str]) -> list[str]:
+    """Of flags that go to Beam, those that it would drop without a word.
+
+    Another runner than that of this machine may know more of them than Beam does itself.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions  # verbs that only read start without it
+
+    unknown: list[str] = []
+    # Beam hands out its parser, and not what that does not know.
+    with_beams = {"add_extra_args_fn": lambda parser: unknown.extend(parser.parse_known_args(flags)[1])}
+    PipelineOptions([]).get_all_options(**with_beams)
+    names_a_runner = any(flag.partition("=")[0] == "--runner" for flag in flags)
+    return [flag for flag in unknown if not (names_a_runner and flag.startswith("--"))]
+
+
+def _refuse_uris(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for a URI where a local path is meant: it would be read or written as a folder `gs:`."""
+    for name, value in vars(arguments).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and _URI.match(str(path)):
+                raise UsageError(f"{name} {path}: a local path is expected, not a URI")

@@ -75,6 +75,8 @@ def test_lists_and_filters_choose_the_images(images, tmp_path, capsys):
         (["--output", "out"], "nothing to scan"),
         (["s3://bucket/a", "--output", "out"], "s3://bucket/a: local paths and gs:// are read"),
         ([".", "--output", "s3://bucket/out"], "s3://bucket/out: local paths and gs:// are read"),
+        ([".", "--output", "file:///out"], "file:///out: the folder of a dataset is a local path, without file://"),
+        ([".", "--output", "gs://"], "gs://: the folder of a dataset"),
         ([".", "--output", "out", "--skip_unchanged", "day0"], "no committed run there"),
         (["--input_list", "missing.txt", "--output", "out"], "missing.txt"),
     ],
@@ -124,6 +126,73 @@ def test_help_teaches(verb):
     done = mdmf(*verb, "--help")
     assert done.returncode == 0, done.stderr
     assert "evidence, not an action" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "a.jpg", "--output", "out"], "--input: mdmf scan names its sources without it"),
+        (["a.jpg", "--input=b.jpg", "--output", "out"], "--input: mdmf scan names its sources without it"),
+        (["a.jpg", "--output", "out", "b.jpg"], "out of place: b.jpg;"),
+        (["a.jpg", "--output", "out", "--max_failed", "0"], "out of place: --max_failed 0;"),
+        (["a.jpg", "--output", "out", "--sufix=.jpg", "--streaming"], "out of place: --sufix=.jpg;"),
+        (
+            ["a.jpg", "--output", "out", "--runner=FlinkRunner", "--of_its_job_server=1", "b.jpg"],
+            "out of place: b.jpg;",
+        ),
+    ],
+)
+def test_what_neither_scan_nor_beam_knows_is_refused_and_no_source_is_lost(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["scan", *arguments])
+    assert ended.value.code == cli.EXIT_USAGE
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_beam_knows_are_passed_on(images, tmp_path, capsys):
+    flags = ["--output", str(tmp_path / "out"), "--experiments=none", "--job_name", "night", "--dry_run", "--json"]
+    assert cli.main(["scan", str(images), *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 27
+
+
+@pytest.mark.parametrize("words", [["runs", "verify", "--js"], ["assets", "--js", "list"], ["assets", "list", "--js"]])
+def test_no_option_is_known_by_the_start_of_its_name(words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, *([str(tmp_path)] * (words[0] == "runs"))])
+    assert ended.value.code == cli.EXIT_USAGE
+    assert "--js" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "scores", "--page", "file:///r.html"],
+        ["train", "--real", "a", "--fake", "b", "--output", "gs://bucket/d"],
+        ["train", "--real", "a", "file:///b", "--fake", "c", "--output", "d"],
+        ["assets", "verify", "file:///d"],
+    ],
+)
+def test_a_uri_is_no_local_path(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == cli.EXIT_USAGE
+    [line] = capsys.readouterr().err.splitlines()
+    assert "a local path is expected, not a URI" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("verb", "goes_on"), [("scan", True), ("latest", False)])
+def test_only_what_can_go_on_says_so_when_it_is_interrupted(verb, goes_on, monkeypatch, capsys):
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"mdmf_ops.commands.{verb}.run", interrupted)
+    assert cli.main([verb, "."]) == cli.EXIT_FAILED
+    more = "; the same command with the same --run_id goes on" * goes_on
+    assert capsys.readouterr().err == f"mdmf {verb}: interrupted{more}\n"
 
 
 def test_unknown_verb_and_flag_are_refused():

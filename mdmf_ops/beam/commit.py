@@ -81,7 +81,8 @@ def write_table(run: Run, shard: int, num_shards: int, table: pa.Table) -> dict[
         added up, counts, timings and bytes_read, the size of the images whose bytes were read.
 
     Raises:
-        CommitError: what was read back is not what was written, or the run was started anew meanwhile.
+        CommitError: what was read back is not what was written, or the run was started anew meanwhile, or its claim
+            was deleted.
     """
     name = run.data_file(shard, num_shards)
     with temporary_file(run) as path:
@@ -149,21 +150,28 @@ def retract(run: Run) -> None:
         with temporary_file(run) as path:
             path.write_text(run.attempt)
             publish(path, run.claim_path)
-    # By listing: it fails where the bucket is not there, before a night of scoring has gone by.
-    for file in list_files(run.output, f"{MANIFEST_FOLDER}/"):
+    # By listing: it fails where the bucket is not there, before a night of scoring has gone by. By this one name: a
+    # stream does it for every file, in an archive that grows.
+    for file in list_files(run.output, f"{MANIFEST_FOLDER}/{run.run_id}.json"):
         if file.path == run.manifest_path:
             delete(file.path)
 
 
 def _check_claim(run: Run) -> None:
-    """Raises CommitError where another attempt under the same id has claimed it, or has committed it since."""
+    """Raises CommitError where another attempt under the same id has claimed it, or has committed it since, and where
+    the claim was deleted: then another one may have been there too."""
     if not run.attempt:
         return
     try:
         with open_file(run.claim_path) as file:
             claimed = file.read().decode()
-    except FileNotFoundError:  # committed: by this attempt, if its commit is tried again
-        claimed = read_manifest(run).get("attempt") if exists(run.manifest_path) else None
+    except FileNotFoundError:
+        if not exists(run.manifest_path):
+            raise CommitError(
+                f"run {run.run_id}: {run.claim_path} was deleted while it ran; nothing is committed, the same run id"
+                " again starts anew"
+            ) from None
+        claimed = read_manifest(run).get("attempt")  # committed: by this attempt, if its commit is tried again
     if claimed != run.attempt:
         raise CommitError(f"run {run.run_id}: started anew while it ran; the newer one writes it, this one stops here")
 
@@ -183,7 +191,7 @@ def commit(
 
     Raises:
         CommitError: a row is missing or one too many, a file is missing, too many images failed, or the run was
-            started anew meanwhile.
+            started anew meanwhile or its claim deleted.
     """
     _check_claim(run)
     rows = sum(file["rows"] for file in files)

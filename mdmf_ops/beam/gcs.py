@@ -164,17 +164,19 @@ def _ref(bucket: str, blob: storage.Blob) -> ImageRef:
 def read_object(ref: ImageRef, limits: Limits) -> tuple[bytes, int | None]:
     """Bytes of an image and the generation that they are of: the listed one, or the present one if none was.
 
+    Of one that is larger than the limit and whose size the store did not list, a byte more than the limit is read.
+
     Raises:
-        ImageError: it is gone, was overwritten since it was listed, may not be read, is too large, or the store
-            did not answer.
+        ImageError: it is gone, was overwritten since it was listed, may not be read, or the store did not answer.
     """
     bucket, name = split(ref.container)
     blob = client().bucket(bucket).blob(name, generation=ref.generation)
     start = end = None
     if ref.offset_bytes is not None:
         start, end = ref.offset_bytes, ref.offset_bytes + ref.size_bytes - 1
-    elif ref.size_bytes is None:
-        start, end = 0, limits.max_bytes  # one byte over the limit tells
+    elif ref.size_bytes is None or ref.message is not None:
+        # Of unknown size, or of one that a stranger says. One byte over the limit tells; `fetch_image` refuses it.
+        start, end = 0, limits.max_bytes
     try:
         content = blob.download_as_bytes(start=start, end=end, raw_download=True, retry=RETRY, timeout=TIMEOUT_S)
     except RequestRangeNotSatisfiable:
@@ -183,7 +185,8 @@ def read_object(ref: ImageRef, limits: Limits) -> tuple[bytes, int | None]:
         raise _image_error(error, ref) from error
     if ref.generation is not None and blob.generation not in (ref.generation, None):
         raise _changed(ref)
-    if start is None and ref.crc32c and ref.crc32c != _crc32c(content):
+    is_whole = ref.offset_bytes is None and len(content) <= limits.max_bytes
+    if is_whole and ref.crc32c and ref.crc32c != _crc32c(content):
         raise _changed(ref)
     return content, blob.generation or ref.generation
 

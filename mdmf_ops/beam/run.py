@@ -5,7 +5,9 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from mdmf_ops.beam.storage import absolute
 from mdmf_ops.schema import PARTITION
+from mdmf_ops.text import told
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -13,8 +15,23 @@ MANIFEST_FOLDER = "_runs"
 TEMPORARY_FOLDER = "_tmp"
 """No reader looks into folders that start with `_`."""
 
+CLAIM_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/claim"
+"""What the path of a claim in the output looks like."""
+
 DATA_FILE = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/({_RUN_ID.pattern})-\d{{5,}}-of-\d{{5,}}\.parquet"
 """What the path of a data file in the output looks like; the first group is its run id."""
+
+
+def dataset_root(path: str) -> str:
+    """The root folder of a dataset as the names of its files start: absolute or gs://, without a slash at its end.
+
+    Raises:
+        ValueError: another URI, one of file:// too, or no bucket.
+    """
+    root = absolute(path).rstrip("/") or "/"
+    if not re.match(r"/|gs://[^/]", root):
+        raise ValueError(f"{told(path)}: the folder of a dataset is a local path, without file://, or gs://BUCKET/...")
+    return root
 
 
 @dataclass(frozen=True)
@@ -37,13 +54,17 @@ class Run:
 
     @classmethod
     def start(cls, output: str, run_id: str | None = None) -> "Run":
-        """Starts a run now; without an id, under a new one. Raises ValueError for an id unfit as a name."""
+        """Starts a run now; without an id, under a new one.
+
+        Raises:
+            ValueError: an id unfit as a name, or an output that `dataset_root` refuses.
+        """
         now = datetime.datetime.now(datetime.timezone.utc)
         run_id = run_id or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         if not _RUN_ID.fullmatch(run_id):
             raise ValueError(f"run id {run_id!r}: up to 100 letters, digits, '.', '_' and '-', a letter or digit first")
-        output, day, moment = output.rstrip("/") or "/", f"{now:%Y-%m-%d}", now.isoformat(timespec="seconds")
-        return cls(output, run_id, day, moment, attempt=secrets.token_hex(8))
+        day, moment = f"{now:%Y-%m-%d}", now.isoformat(timespec="seconds")
+        return cls(dataset_root(output), run_id, day, moment, attempt=secrets.token_hex(8))
 
     @property
     def manifest_path(self) -> str:

@@ -1,11 +1,12 @@
 """What lies in an output: its runs, whether they are whole, what belongs to none, and the newest row of an image."""
 
-import heapq
+import re
 import time
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, sha256_of
-from mdmf_ops.beam.run import MANIFEST_FOLDER, TEMPORARY_FOLDER
+from mdmf_ops.beam.run import CLAIM_FILE, MANIFEST_FOLDER, TEMPORARY_FOLDER
 from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
-from mdmf_ops.schema import PARTITION
+from mdmf_ops.schema import PARTITION, SCHEMA
 
 LATEST_COLUMNS = (
     *("row_id", "image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
@@ -23,6 +24,9 @@ LATEST_COLUMNS = (
 )
 
 _BATCH_ROWS = 4096
+_MOST_OPEN = 100
+"""Data files that are read side by side. A process may usually open 1,024, and one in a bucket holds up to 8 MiB."""
+
 _WITHOUT_LIMIT = 1 << 62
 
 
@@ -55,6 +59,9 @@ def verify_run(output: str, manifest: dict[str, Any]) -> list[str]:
 def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
     """Data files and temporaries that no manifest lists: what killed runs left, or a run now going on writes.
 
+    A run's claim is never among them. Without it a run stops at its commit, and nothing tells one that scores for days
+    from one that was killed: a killed run leaves these 16 bytes until a run of the same id is committed.
+
     Args:
         min_age_s: younger files are left out; a run now going on may commit them yet.
     """
@@ -62,7 +69,13 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
     # Files first: a run that commits in between is then found among the manifests.
     files = [file for prefix in (f"{PARTITION}=", f"{TEMPORARY_FOLDER}/") for file in list_files(output, prefix)]
     listed = {f"{output}/{file['path']}" for manifest in read_manifests(output) for file in manifest["files"]}
-    return [file for file in files if file.path not in listed and file.modified_ns <= newest_ns]
+    return [
+        file
+        for file in files
+        if file.path not in listed
+        and file.modified_ns <= newest_ns
+        and not re.fullmatch(CLAIM_FILE, file.path.removeprefix(f"{output}/"))
+    ]
 
 
 def collect(output: str, files: Sequence[StoredFile]) -> None:
@@ -80,33 +93,100 @@ def latest_rows(
 ) -> Iterator[dict[str, Any]]:
     """The newest row of every image over all committed runs, by URI.
 
-    Files are sorted by URI, so they are merged as they stream: memory holds a few thousand rows of each file.
+    Files are sorted by URI, so they are merged as they stream: memory holds a few thousand rows of each open one. Of
+    more than `_MOST_OPEN` files, so many at a time are merged into temporary ones first: some hundred bytes of disk for
+    a row.
 
     Args:
         columns: of the schema, image_uri and scanned_at among them.
-        manifests: of the runs to read; None is every committed one.
+        manifests: of the runs to read, oldest first; None is every committed one. Of rows that were scanned at the same
+            moment, the first run's counts.
+
+    Raises:
+        OSError: a data file is missing, may not be read or is damaged; names it.
     """
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    paths = [
+        f"{output}/{file['path']}"
+        for manifest in (read_manifests(output) if manifests is None else manifests)
+        for file in manifest["files"]
+    ]
     with ExitStack() as stack:
-        streams = [
-            _stream(stack, f"{output}/{file['path']}", columns)
-            for manifest in (read_manifests(output) if manifests is None else manifests)
-            for file in manifest["files"]
-        ]
-        merged = heapq.merge(*streams, key=_uri)
-        for _, rows in groupby(merged, key=_uri):
-            yield max(rows, key=lambda row: row["scanned_at"])
+        while len(paths) > _MOST_OPEN:
+            folder = stack.enter_context(TemporaryDirectory(prefix="mdmf-"))
+            groups = (paths[start : start + _MOST_OPEN] for start in range(0, len(paths), _MOST_OPEN))
+            paths = [_write_newest(f"{folder}/{i}.parquet", group, schema) for i, group in enumerate(groups)]
+        for table in _newest(paths, schema):
+            for batch in table.to_batches(_BATCH_ROWS):
+                yield from batch.to_pylist()
 
 
-def _uri(row: dict[str, Any]) -> str:
-    return row["image_uri"]
+def _write_newest(path: str, paths: Sequence[str], schema: pa.Schema) -> str:
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in _newest(paths, schema):
+            writer.write_table(table)
+    return path
 
 
-def _stream(stack: ExitStack, path: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    parquet = pq.ParquetFile(stack.enter_context(open_file(path)))
-    unknown = dict.fromkeys(columns)
-    for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-        # A column that the file's schema did not have yet is unknown.
-        yield from (unknown | row for row in batch.to_pylist())
+def _newest(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Merges files that are sorted by URI into tables that are, with the newest row of each URI alone."""
+    streams = [_Stream(path, schema) for path in paths]
+    last = schema.empty_table()
+    while streams := [stream for stream in streams if stream.fill()]:
+        # To here every file has said what it has, but for more rows of this very URI.
+        bound = min(stream.last_uri for stream in streams)
+        table = pa.concat_tables([last, *(stream.take(bound) for stream in streams)])
+        # The sort is stable: of rows of the same moment the first file's stays first.
+        table = table.sort_by([("image_uri", "ascending"), ("scanned_at", "descending")])
+        uris = table["image_uri"].combine_chunks()
+        is_first = pc.not_equal(uris[1:], uris[:-1])
+        table = table.filter(pa.concat_arrays([pa.array([True]), is_first]))
+        yield table.slice(0, table.num_rows - 1)
+        last = table.slice(table.num_rows - 1)
+    yield last
+
+
+class _Stream:
+    """The rows of one file as they are asked for; it is open while there are more."""
+
+    def __init__(self, path: str, schema: pa.Schema):
+        self._tables = _read_tables(path, schema)
+        self._ahead = schema.empty_table()
+        self.last_uri = ""
+
+    def fill(self) -> bool:
+        """Reads on if every row was taken; whether there is one."""
+        while not self._ahead.num_rows:
+            ahead = next(self._tables, None)
+            if ahead is None:
+                return False
+            self._ahead = ahead
+            self._uris = ahead["image_uri"].combine_chunks()
+            self.last_uri = self._uris[-1].as_py() if ahead.num_rows else ""
+        return True
+
+    def take(self, bound: str) -> pa.Table:
+        """Takes the rows up to this URI, it included."""
+        number = len(self._uris)
+        if self.last_uri > bound:
+            number = bisect_right(range(number), bound, key=lambda i: self._uris[i].as_py())
+        taken, self._ahead, self._uris = self._ahead.slice(0, number), self._ahead.slice(number), self._uris[number:]
+        return taken
+
+
+def _read_tables(path: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    with open_file(path) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=schema.names):
+                # A column that the file's schema did not have yet is unknown.
+                columns = (
+                    batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
+                    for field in schema
+                )
+                yield pa.table(list(columns), schema=schema)
+        except pa.ArrowInvalid as error:
+            raise OSError(f"{path}: damaged: {error}") from error
 
 
 def find_rows(output: str, row_ids: Collection[str], manifests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -17,8 +17,8 @@ from typing import Any
 from rich.table import Table
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
+from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import latest_rows, latest_sql
-from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.schema import VERDICTS
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     try:
-        output = absolute(arguments.output).rstrip("/") or "/"
+        output = dataset_root(arguments.output)
         if arguments.sql:
             print(latest_sql(output))
             return EXIT_OK

@@ -5,7 +5,8 @@
     mdmf runs gc scores               delete what killed runs left, once it is a day old
     mdmf runs gc scores --dry_run     say what that would be
 
-A run that is going on has no manifest yet: its files look like those of a killed one. Let `gc` keep its day.
+A run that is going on has no manifest yet: its files look like those of a killed one. Let `gc` keep its day. Of a
+killed run it leaves the 16 bytes by which a run holds its id, since one that scores for days needs them.
 """
 
 import argparse
@@ -15,11 +16,13 @@ from typing import Any
 from rich.table import Table
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
+from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import collect, strays, verify_run
-from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
+
+_MAX_AGE_H = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
     parser.add_argument(
         "--older_than_h",
-        type=float,
+        type=_age_h,
         default=24,
         metavar="H",
         help="gc: leave what was written in the last H hours, which a run may be about to commit (default: 24)",
@@ -36,9 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
 
+def _age_h(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_AGE_H:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours from 0 to {_MAX_AGE_H:,}")
+    return value
+
+
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     try:
-        output = absolute(arguments.output).rstrip("/") or "/"
+        output = dataset_root(arguments.output)
         manifests = read_manifests(output)
     except (ValueError, ManifestError) as error:
         raise UsageError(str(error)) from error

@@ -36,6 +36,7 @@ from mdmf_ops.beam import local as beam_local
 from mdmf_ops.beam.current import current_detector
 from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.load import DetectorOptions
+from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.text import told
@@ -98,7 +99,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.output:
         raise UsageError("--output is missing: name the folder of the Parquet dataset")
     try:
-        absolute(arguments.output)
+        dataset_root(arguments.output)
         windows_of(arguments)
         assets = arguments.assets and absolute(arguments.assets)
         detector = DetectorOptions(

@@ -120,6 +120,48 @@ def test_the_manifest_is_gone_while_its_files_are_replaced(run):
     retract(run)  # and it may be gone already
 
 
+def test_a_manifest_is_taken_back_without_a_look_at_those_of_other_runs(run, monkeypatch):
+    for run_id in ("r1", "r1.json", "r10", "r2"):
+        other = Run(run.output, run_id, run.scan_date, run.started_at)
+        commit(other, 3, [write_shard(other, 0, 1, ROWS)], CommitOptions())
+    list_files, listed = commit_module.list_files, []
+
+    def kept(*arguments):
+        for file in list_files(*arguments):
+            listed.append(Path(file.path).name)
+            yield file
+
+    monkeypatch.setattr(commit_module, "list_files", kept)
+    retract(run)
+    assert sorted(listed) == ["r1.json", "r1.json.json"]
+    assert sorted(path.name for path in Path(run.output, "_runs").iterdir()) == ["r1.json.json", "r10.json", "r2.json"]
+
+
+def test_a_run_whose_claim_was_deleted_says_so_and_names_no_newer_one(tmp_path):
+    run = Run.start(str(tmp_path), "r1")
+    retract(run)
+    file = write_shard(run, 0, 1, ROWS)
+    Path(run.claim_path).unlink()
+    with pytest.raises(CommitError, match="_tmp/r1/claim was deleted while it ran") as refused:
+        commit(run, 3, [file], CommitOptions())
+    assert "newer" not in str(refused.value)
+    assert not Path(run.manifest_path).exists()
+
+
+@pytest.mark.parametrize("output", ["file:///x", "file://localhost/x", "s3://bucket/x", "gs://", "gs:///x"])
+def test_an_output_that_is_no_folder_to_write_to_is_refused_before_the_run(output):
+    with pytest.raises(ValueError, match=output):
+        Run.start(output)
+
+
+@pytest.mark.parametrize(
+    ("output", "root"),
+    [("/x/", "/x"), ("/", "/"), ("x", f"{Path.cwd()}/x"), ("gs://bucket/", "gs://bucket"), ("gs://b/c/", "gs://b/c")],
+)
+def test_an_output_is_absolute_and_ends_in_no_slash(output, root):
+    assert Run.start(output).output == root
+
+
 def test_the_manifest_records_what_ran(run):
     file = write_shard(run, 0, 1, ROWS)
     commit(run, 3, [file], CommitOptions(recorded={"alpha": 0.01}))

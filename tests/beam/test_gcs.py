@@ -1,11 +1,16 @@
 """Listing and reading a bucket: what was listed is what is read, or a failed row says why."""
 
+import io
+import tarfile
+
 import emulators
 import pytest
 from emulators import Bucket, CountingProxy
+from google.cloud import storage
 
 from mdmf_ops.beam import ImageRef, Run, gcs
 from mdmf_ops.beam.commit import retract
+from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.detector import ErrorCode, Limits
@@ -171,9 +176,80 @@ def test_the_limit_holds_for_an_object_that_was_never_listed(bucket, size_bytes,
         assert len(image.content) == size_bytes
 
 
+def named_by_a_stranger(uri, **said):
+    return ImageRef(uri, message=Message(b"", {}, "1", 0), **said)
+
+
+@pytest.mark.parametrize("said", [{}, {"size_bytes": 10}, {"size_bytes": 10, "crc32c": "AAAAAA=="}])
+def test_the_limit_holds_whatever_size_a_message_says(bucket, monkeypatch, said):
+    generation = bucket.put("huge.jpg", bytes(1 << 20))
+    download, sizes_bytes = storage.Blob.download_as_bytes, []
+
+    def measured(blob, **how):
+        content = download(blob, **how)
+        sizes_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(storage.Blob, "download_as_bytes", measured)
+    ref = named_by_a_stranger(bucket.uri("huge.jpg"), generation=generation, **said)
+    assert fetch_image(ref, Limits(max_bytes=1000)).error.code is ErrorCode.TOO_MANY_BYTES
+    assert sizes_bytes == [1001]
+
+
+def test_the_checksum_of_a_message_holds_for_the_whole_object(bucket):
+    generation = bucket.put("a.jpg", b"bytes of an image")
+    [listed] = list_images(bucket.uri("a.jpg"))
+    said = {"generation": generation, "size_bytes": 17}
+    right = fetch_image(named_by_a_stranger(listed.uri, crc32c=listed.crc32c, **said), Limits())
+    assert (right.content, right.error) == (b"bytes of an image", None)
+    at_the_limit = fetch_image(named_by_a_stranger(listed.uri, crc32c="AAAAAA==", **said), Limits(max_bytes=17))
+    assert (at_the_limit.content, at_the_limit.error.code) == (None, ErrorCode.CHANGED)
+
+
 def test_a_named_object_that_is_not_there_is_a_failed_image(bucket):
     ref = complete(ImageRef(bucket.uri("gone.jpg")))
     assert fetch_image(ref, Limits()).error.code is ErrorCode.NOT_FOUND
+
+
+def tar(name, content):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, ErrorCode.UNAVAILABLE), (403, ErrorCode.FORBIDDEN)])
+def test_a_shard_that_cannot_be_read_is_not_called_damaged(bucket, proxy, monkeypatch, status, code):
+    bucket.put("s.tar", tar("a.jpg", b"member"))
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_timeout(0.5))
+    proxy.before = lambda kind, _name: status if kind != "list" else None
+    [listed] = list_images(bucket.uri(""))
+    for ref in (listed, *(complete(ImageRef(bucket.uri(name))) for name in ("s.tar", "s.tar#a.jpg"))):
+        assert ref.error.code is code
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, ErrorCode.UNAVAILABLE), (403, ErrorCode.FORBIDDEN)])
+def test_a_named_object_that_may_not_be_asked_about_is_a_row_of_its_own(bucket, proxy, monkeypatch, status, code):
+    fill(bucket, ["a.jpg"])
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_timeout(0.5))
+    proxy.before = lambda _kind, _name: status
+    image = fetch_image(complete(ImageRef(bucket.uri("a.jpg"))), Limits())
+    assert (image.ref.uri, image.error.code) == (bucket.uri("a.jpg"), code)
+
+
+@pytest.mark.parametrize("mark", [".tar#", ".TAR#"])
+def test_an_object_that_could_pass_for_an_image_in_a_shard_is_a_row_of_its_own(bucket, mark):
+    shard = f"k{mark[:-1]}"
+    bucket.put(shard, tar("a.jpg", b"member"))
+    bucket.put(f"k{mark}a.jpg", b"object")
+    bucket.put(f"k{mark}s.tar", tar("a.jpg", b"deep"))
+    images = {image.ref.uri: image for image in (fetch_image(ref, Limits()) for ref in list_images(bucket.uri("")))}
+    assert len(images) == 3
+    assert images.pop(bucket.uri(f"{shard}#a.jpg")).content == b"member"
+    assert {image.error.code for image in images.values()} == {ErrorCode.BAD_URI}
+    assert fetch_image(complete(ImageRef(bucket.uri(f"{shard}#a.jpg"))), Limits()).content == b"member"
 
 
 def test_a_file_of_several_pieces_is_uploaded_whole(bucket, monkeypatch, tmp_path):

@@ -2,6 +2,9 @@
 
 import datetime
 import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -11,6 +14,7 @@ from conftest import files_in, make_row
 
 from mdmf_ops.beam import Run
 from mdmf_ops.beam import commit as commit_module
+from mdmf_ops.beam import runs as runs_module
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
 from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
 
@@ -46,6 +50,76 @@ def test_latest_is_the_newest_committed_row_of_every_image(output):
 def test_the_query_for_duckdb_says_the_same(output):
     rows = duckdb.sql(f"select image_uri, run_id from ({latest_sql(str(output))})").fetchall()
     assert sorted(rows) == LATEST
+
+
+def write_windows(output, windows, rng):
+    """An output of a run and a file for each window, as a stream makes it; gives the newest run of every URI."""
+    newest = {}
+    for window in range(windows):
+        moment = at(0) + datetime.timedelta(seconds=300 * window)
+        run = Run(str(output), f"w-{window:03d}", "2026-01-02", moment.isoformat())
+        # Late rows are older than those of the windows before; the same name may come twice in a window.
+        rows = [
+            make_row(f"/{rng.choice('abü😀')}{rng.randrange(40)}")
+            | {"run_id": run.run_id, "scanned_at": moment + datetime.timedelta(seconds=rng.uniform(-900, 900))}
+            for _ in range(rng.randrange(1, 12))
+        ]
+        commit(run, len(rows), [write_shard(run, 0, 1, rows)], CommitOptions())
+        for row in rows:
+            found = (row["scanned_at"], run.run_id)
+            newest[row["image_uri"]] = max(newest.get(row["image_uri"], found), found)
+    return [(uri, run_id) for uri, (_, run_id) in sorted(newest.items())]
+
+
+@pytest.mark.parametrize("most_open", [2, 3, 30])
+@pytest.mark.parametrize("batch_rows", [1, 3, 4096])
+def test_however_many_files_are_read_side_by_side_the_newest_rows_are_the_same(
+    tmp_path, monkeypatch, most_open, batch_rows
+):
+    expected = write_windows(tmp_path, 30, random.Random(batch_rows))
+    open_file, opened = runs_module.open_file, []
+    most = 0
+
+    def counted(path):
+        nonlocal most
+        opened.append(open_file(path))
+        most = max(most, sum(not file.closed for file in opened))
+        return opened[-1]
+
+    monkeypatch.setattr(runs_module, "_MOST_OPEN", most_open)
+    monkeypatch.setattr(runs_module, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(runs_module, "open_file", counted)
+    assert [(row["image_uri"], row["run_id"]) for row in latest_rows(str(tmp_path))] == expected
+    assert most == most_open
+    assert all(file.closed for file in opened)
+
+
+def test_a_stream_of_days_is_read_with_few_files_open(tmp_path):
+    expected = write_windows(tmp_path, 150, random.Random(1))
+    script = f"""
+import resource
+from mdmf_ops.beam.runs import latest_rows
+resource.setrlimit(resource.RLIMIT_NOFILE, (140, 140))
+print([(row["image_uri"], row["run_id"]) for row in latest_rows({str(tmp_path)!r})])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == (f"{expected}\n", 0), done.stderr
+
+
+def test_of_two_rows_of_one_moment_the_first_runs_counts(tmp_path, monkeypatch):
+    for run_id in ("x", "y", "z"):
+        add(tmp_path, run_id, 1, ["/a", "/b"])
+    for most_open in (100, 2):
+        monkeypatch.setattr(runs_module, "_MOST_OPEN", most_open)
+        assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["x", "x"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_data_file_that_cannot_be_read_is_named(output, damage):
+    path = next(output.glob("scan_date=*/night-2-*.parquet"))
+    path.write_bytes(b"x") if damage == "damaged" else path.unlink()
+    with pytest.raises(OSError, match=path.name):
+        list(latest_rows(str(output)))
 
 
 @pytest.mark.parametrize("older", ["night-1", "night-2"])
@@ -105,6 +179,19 @@ def test_gc_leaves_the_young_the_committed_and_no_empty_folder(output):
     assert not (output / "scan_date=2026-01-06").exists() and not (output / "_tmp" / "old").exists()
     collect(str(output), strays(str(output)))
     assert files_in(output) == committed
+
+
+def test_gc_leaves_the_claim_of_a_run_that_scores_for_days(tmp_path):
+    run = Run.start(str(tmp_path), "long")
+    retract(run)
+    os.utime(run.claim_path, (0, 0))
+    temporary = Path(run.temporary_folder, "mdmf-1.tmp")
+    temporary.touch()
+    assert [file.path for file in strays(run.output)] == [str(temporary)]
+    collect(run.output, strays(run.output))
+    commit(run, 1, [write_shard(run, 0, 1, [make_row("/a") | {"run_id": "long"}])], CommitOptions())
+    assert [manifest["run_id"] for manifest in read_manifests(run.output)] == ["long"]
+    assert not (tmp_path / "_tmp").exists()
 
 
 @pytest.mark.parametrize(

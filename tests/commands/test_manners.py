@@ -61,10 +61,40 @@ def test_status_1_is_a_run_that_is_not_complete(tmp_path, capsys):
     assert "not complete" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", ["missing", "forbidden", "damaged"])
+@pytest.mark.parametrize("verb", [["latest"], ["latest", "--json"], ["runs", "verify"]], ids=" ".join)
+def test_status_1_is_a_data_file_that_cannot_be_read(tmp_path, capsys, monkeypatch, verb, damage):
+    run = Run(str(tmp_path), "r", "2026-01-02", "2026-01-02T01:00:00+00:00")
+    file = write_shard(run, 0, 1, [make_row("/a") | {"run_id": "r"}])
+    commit(run, 1, [file], CommitOptions())
+    path = tmp_path / file["path"]
+    if damage == "missing":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(b"x")
+    else:
+
+        def forbidden(path):  # by hand: root may read everything
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr("mdmf_ops.beam.runs.open_file", forbidden)
+    assert status_of(*verb, tmp_path) == 1
+    told = capsys.readouterr()
+    assert str(path) in told.out + told.err and len(told.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "-1", "1e300", "day"])
+def test_gc_needs_an_age(output, capsys, hours):
+    assert status_of("runs", "gc", output, "--older_than_h", hours) == 2
+    assert f"'{hours}' is not a number of hours" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["latest", "nowhere"],
+        ["latest", "file:///scores"],
+        ["runs", "gc", "file:///scores"],
         ["latest", "s3://bucket/scores"],
         ["latest", "scores", "--colour"],
         ["runs", "count", "scores"],

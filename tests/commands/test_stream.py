@@ -27,6 +27,7 @@ def test_what_is_missing_or_unfit_is_named_with_its_mend(capsys, tmp_path):
     both = [*output, "--subscription", SUBSCRIPTION, "--device", "cpu"]
     assert "window_s=0" in refused(capsys, *both, "--window_s", "0")
     assert "neither" not in refused(capsys, "--output", "s3://bucket", "--subscription", SUBSCRIPTION)
+    assert "file:///out: the folder" in refused(capsys, "--output", "file:///out", "--subscription", SUBSCRIPTION)
     assert "manifest.json" in refused(capsys, *both, "--assets", str(tmp_path))
     pointer = tmp_path / "current"
     pointer.write_text("nowhere")
