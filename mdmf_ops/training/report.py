@@ -49,8 +49,7 @@ LEFT_OUT = (
     "Each row is of a detector trained anew without that generator or real source, with the same settings. A "
     "generator's images are compared with real ones that were held out of training and of the bank; a real source's "
     "get p-values from the other sources, each scored by a detector that had not seen that one, a generator's from all "
-    "of them. Some generators come "
-    "from one collection, so that a left out one may still have siblings in training."
+    "of them. Some generators come from one collection, so that a left out one may still have siblings in training."
 )
 
 
