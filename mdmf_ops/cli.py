@@ -120,9 +120,10 @@ def _run(argv: list[str]) -> int:
         return EXIT_USAGE
     arguments, rest = parser.parse_known_args(argv)
     module = modules[asked]
-    if asked == "scan" and any(flag.partition("=")[0] == "--input" for flag in rest):
+    if asked == "scan" and _is_among("--input", rest):
         parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
-    if unknown := _unknown_to_beam(rest) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest:
+    unknown = _unknown_to_beam(rest) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest
+    if unknown:
         parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
     try:
         _refuse_uris(arguments)
@@ -155,8 +156,12 @@ def _unknown_to_beam(flags: list[str]) -> list[str]:
     # Beam hands out its parser, and not what that does not know.
     with_beams = {"add_extra_args_fn": lambda parser: unknown.extend(parser.parse_known_args(flags)[1])}
     PipelineOptions([]).get_all_options(**with_beams)
-    names_a_runner = any(flag.partition("=")[0] == "--runner" for flag in flags)
+    names_a_runner = _is_among("--runner", flags)
     return [flag for flag in unknown if not (names_a_runner and flag.startswith("--"))]
+
+
+def _is_among(option: str, flags: list[str]) -> bool:
+    return any(flag.partition("=")[0] == option for flag in flags)
 
 
 def _refuse_uris(arguments: argparse.Namespace) -> None:

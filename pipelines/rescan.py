@@ -212,7 +212,7 @@ def launch(
     options.input_list = [absolute(path) for path in options.input_list]
     options.skip_unchanged = options.skip_unchanged and absolute(options.skip_unchanged)
     options.assets = options.assets and absolute(options.assets)
-    run = Run.start(absolute(options.output), options.run_id)
+    run = Run.start(options.output, options.run_id)
     pipeline = beam.Pipeline(runner, options=options)
     build(pipeline, run, options, progress)
     return run, pipeline.run()

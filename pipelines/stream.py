@@ -151,7 +151,7 @@ def windows_of(options: argparse.Namespace | StreamOptions) -> Windows:
 def start_stream(output: str) -> Run:
     """A new stream. Each start has a name of its own, since it counts its panes anew."""
     name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    return Run.start(absolute(output), name)
+    return Run.start(output, name)
 
 
 def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:

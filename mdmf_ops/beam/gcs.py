@@ -182,7 +182,7 @@ def read_object(ref: ImageRef, limits: Limits) -> tuple[bytes, int | None]:
     except RequestRangeNotSatisfiable:
         content = b""  # there is no byte 0 in an empty object
     except ERRORS as error:
-        raise _image_error(error, ref) from error
+        raise image_error(error, ref) from error
     if ref.generation is not None and blob.generation not in (ref.generation, None):
         raise _changed(ref)
     is_whole = ref.offset_bytes is None and len(content) <= limits.max_bytes
@@ -201,7 +201,8 @@ def _changed(ref: ImageRef) -> ImageError:
     )
 
 
-def _image_error(error: Exception, ref: ImageRef) -> ImageError:
+def image_error(error: Exception, ref: ImageRef) -> ImageError:
+    """Why an image could not be read, as its row says it: of `ERRORS`."""
     if isinstance(error, NotFound):
         try:
             overwritten = ref.generation is not None and stat_object(ref.container) is not None

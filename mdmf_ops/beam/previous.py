@@ -15,7 +15,7 @@ import model_assets
 from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
 from mdmf_ops.beam.load import local_copy
-from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.storage import open_file
 from mdmf_ops.detector import ErrorCode
 
@@ -122,7 +122,7 @@ class SkipUnchanged(beam.PTransform):
 
     def __init__(self, previous: str, run: Run, assets: str | None = None):
         super().__init__()
-        self._previous, self._run, self._assets = previous.rstrip("/") or "/", run, assets
+        self._previous, self._run, self._assets = dataset_root(previous), run, assets
 
     def display_data(self) -> dict[str, Any]:
         return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}

@@ -63,7 +63,7 @@ def store_errors(uri: str) -> tuple[type[Exception], ...]:
 def read_error(error: Exception, ref: ImageRef) -> ImageError:
     """Why an image or its shard could not be read, as its row says it: of OSError, ValueError and `store_errors`."""
     if isinstance(error, store_errors(ref.uri)):
-        return gcs()._image_error(error, ref)
+        return gcs().image_error(error, ref)
     code = ErrorCode.UNREADABLE
     if isinstance(error, FileNotFoundError):
         code = ErrorCode.NOT_FOUND

@@ -71,7 +71,7 @@ class ReadAndScore(beam.PTransform):
             "precision": precision,
         }
         self._output = output
-        self._run = Run.start(absolute(output or "."), run_id)
+        self._run = Run.start(output or ".", run_id)
 
     def display_data(self) -> dict[str, Any]:
         return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}

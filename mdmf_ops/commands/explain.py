@@ -27,7 +27,7 @@ from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
-from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.beam.sources import complete, list_images
@@ -114,7 +114,7 @@ def _comparable(detector: Detector, row: dict[str, Any]) -> np.ndarray:
 
 
 def _explain_row(arguments: argparse.Namespace) -> Explanation:
-    output = absolute(arguments.output).rstrip("/") or "/"
+    output = dataset_root(arguments.output)
     manifests = read_manifests(output)
     rows = list(find_rows(output, [arguments.row_id], manifests))
     if not rows:

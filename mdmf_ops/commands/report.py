@@ -18,8 +18,8 @@ from typing import Any
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.reread import reread
+from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import find_rows, latest_rows
-from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import ImageError, Limits, decode
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> Report:
-    output = absolute(arguments.output).rstrip("/") or "/"
+    output = dataset_root(arguments.output)
     manifests = read_manifests(output)
     if not manifests:
         raise UsageError(f"{output}: no committed run there; mdmf scan INPUT --output {output} makes one")

@@ -141,7 +141,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.inputs and not arguments.input_list:
         raise UsageError("nothing to scan: name a file, folder or glob, or an --input_list")
     try:
-        Run.start(absolute(arguments.output), arguments.run_id)
+        Run.start(arguments.output, arguments.run_id)
         sources = [absolute(source) for source in arguments.inputs]
         lists = [absolute(path) for path in arguments.input_list]
         previous = arguments.skip_unchanged and absolute(arguments.skip_unchanged)
@@ -172,7 +172,7 @@ def _load(arguments: argparse.Namespace) -> Detector:
 
 def _dry_run(arguments: argparse.Namespace) -> int:
     sizes = {ref.uri: ref.size_bytes or 0 for ref in _inputs(arguments)}
-    scan = Run.start(absolute(arguments.output), arguments.run_id)
+    scan = Run.start(arguments.output, arguments.run_id)
     detector = _load(arguments)
     plan = {
         "images": len(sizes),

@@ -72,3 +72,11 @@ class ImageError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.message}"
+
+    def without_frames(self) -> "ImageError":
+        """Itself, holding no frame any more, nor do its causes: a traceback's frames hold the batch, and the error."""
+        cause: BaseException | None = self
+        while cause is not None:
+            cause.__traceback__ = None
+            cause = cause.__context__
+        return self

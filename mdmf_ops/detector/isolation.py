@@ -296,7 +296,7 @@ def decode_in_turn(
         try:
             limits.check_bytes(len(content))
         except ImageError as error:
-            yield error.with_traceback(None)  # which holds this frame, and with it every image
+            yield error.without_frames()
         else:
             yield next(answers)
 
@@ -312,8 +312,7 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                 try:
                     answer = decoder.answer(limits)
                 except ImageError as error:
-                    # Its traceback holds this frame, which holds it: all images would stay until garbage is collected.
-                    answer = error.with_traceback(None)
+                    answer = error.without_frames()
                 except _LostError:
                     answer, decoder = decoder.cause_of_death(limits), None
                     # A kill may have come from outside, for whatever reason: then the image is innocent.

@@ -148,7 +148,7 @@ class Scorer(ABC):
         try:
             score = self.score_tiles(tiled)
         except ImageError as error:
-            return _without_traceback(error)
+            return error.without_frames()
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
             return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
         return replace(score, score_us=(time.perf_counter_ns() - started_ns) // 1000)
@@ -189,14 +189,5 @@ def _decode_here(
         try:
             tiled = decode_tiles(content, geometry, limits)
         except ImageError as error:
-            tiled = _without_traceback(error)
+            tiled = error.without_frames()
         yield tiled
-
-
-def _without_traceback(error: ImageError) -> ImageError:
-    """The same error, which holds no frame any more, nor do its causes: those hold the batch, and the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        cause.__traceback__ = None
-        cause = cause.__context__
-    return error

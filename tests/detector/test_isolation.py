@@ -1,13 +1,11 @@
 """Decoders that really hang, die, eat memory or lie, in their own process: one image each, and nothing else."""
 
-import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from subprocess import PIPE
@@ -17,6 +15,7 @@ import pytest
 from conftest import BROKEN, ROOT, encode, photo
 from corpus.parts import png
 from formats import FORMATS, save
+from held import check_that_errors_hold_nothing
 from isolated import decode_isolated, kept
 from PIL import Image
 
@@ -157,17 +156,7 @@ def test_what_a_decoder_had_before_it_when_it_was_lost_is_decoded_by_another(sab
 def test_an_error_keeps_none_of_the_images():
     contents = [b"no image" + bytes(10_000), encode(photo(1)), b"", bytes(60_000), b"no image either" * 1000]
     limits = replace(LIMITS, max_bytes=50_000)
-    before = list(map(sys.getrefcount, contents))
-    gc.disable()  # what refers to itself would go in time, and much memory before it
-    try:
-        found = [answer for answer in decode_in_turn(contents, GEOMETRY, limits) if isinstance(answer, ImageError)]
-        assert len(found) == 4
-        assert list(map(sys.getrefcount, contents)) == before
-        errors = [weakref.ref(error) for error in found]
-        found.clear()
-        assert not any(error() for error in errors)
-    finally:
-        gc.enable()
+    check_that_errors_hold_nothing(contents, lambda: decode_in_turn(contents, GEOMETRY, limits), errors=4)
 
 
 def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():

@@ -1,14 +1,12 @@
 """Threads of a scorer: images are decoded while the network works on others, and every score is what it was."""
 
-import gc
-import sys
 import threading
-import weakref
 
 import numpy as np
 import pytest
 import torch
 from conftest import BROKEN, encode, photo
+from held import check_that_errors_hold_nothing
 
 from mdmf_ops.detector import Detector, ImageError, Scorer, isolation
 from mdmf_ops.detector.detector import exact_convolutions
@@ -147,17 +145,7 @@ def test_errors_keep_none_of_the_images(isolated):
     detector = Detector.load(device="cpu", isolated=isolated)
     broken = [content for content in BROKEN.values() if content]
     contents = [bytes(bytearray(content)) for content in (encode(photo(1)), *broken)]  # which nothing else holds
-    before = list(map(sys.getrefcount, contents))
-    gc.disable()  # what refers to itself would go in time, and much memory before it
-    try:
-        found = [result for result in detector.score(contents) if isinstance(result, ImageError)]
-        assert len(found) == len(broken)
-        assert list(map(sys.getrefcount, contents)) == before
-        errors = [weakref.ref(error) for error in found]
-        found.clear()
-        assert not any(error() for error in errors)
-    finally:
-        gc.enable()
+    check_that_errors_hold_nothing(contents, lambda: detector.score(contents), errors=len(broken))
 
 
 def test_on_a_gpu_convolutions_keep_float32_and_what_was_set_before_comes_back():
