@@ -141,7 +141,7 @@ class DecodedImage:
     """A decoded image, kept as its file has it: most of a large one is never looked at.
 
     Attributes:
-        stored: as decoded; of a JPEG (H, W), (H, W, 3) or (H, W, 4) uint8, else Pillow's, of whatever mode.
+        stored: as decoded; of most JPEGs (H, W), (H, W, 3) or (H, W, 4) uint8, else Pillow's, of whatever mode.
         orientation: EXIF's, 1-8: how `stored` is turned upright.
         format: one of `FORMATS`.
         jpeg_quality: 1-100 as libjpeg counts; None for other formats and other quantisation tables.

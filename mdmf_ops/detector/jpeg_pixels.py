@@ -1,9 +1,12 @@
 """Pixels of a JPEG, all of them or none.
 
 Pillow decodes a JPEG whose data end too early, and fills up with grey: libjpeg only warns, and Pillow does not hear it.
-simplejpeg wraps the same libjpeg-turbo, gives the same pixels in less time, and passes its first warning on.
+simplejpeg wraps the same libjpeg-turbo, gives the same pixels in less time, and passes its first warning on. What it
+does not know is chroma of which there are three columns or rows to one of luma, and the like: Pillow decodes that.
 """
 
+import hashlib
+import io
 import re
 
 import numpy as np
@@ -41,12 +44,16 @@ _TRANSFORMS = {"RGB": (0, 1), "CMYK": (0, 2)}
 _PADDING_BYTES = 64
 """So many zeros before the end mark that no pixel is made of are those of a download that was never finished."""
 
+_FILLING = bytes(range(1, 251, 3)) * 2
+_BAND_PX = 256
 
-def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
+
+def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray | JpegImageFile:
     """Decodes a JPEG that Pillow has opened.
 
     Returns:
-        (H, W, 3), (H, W) or (H, W, 4) uint8: RGB, grey, or CMYK as Pillow has it, 255 is full ink.
+        (H, W, 3), (H, W) or (H, W, 4) uint8: RGB, grey, or CMYK as Pillow has it, 255 is full ink. Pillow's image,
+        loaded, where simplejpeg does not know how its chroma is sampled.
 
     Raises:
         ImageError: data for some pixels are missing or damaged.
@@ -54,11 +61,16 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
     """
     _check_scans(content)
     content = _plain(content, image.mode)
-    height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
+    try:
+        height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
+    except KeyError:  # TurboJPEG has a number for how its chroma is sampled, simplejpeg no name for that
+        return _by_pillow(content, image.size)
+    except ValueError as error:
+        if "subsampling" in str(error):
+            return _by_pillow(content, image.size)
+        raise
     # Before memory is taken: both read the header, and it may be made so that they read it differently.
-    if (width_px, height_px) != image.size:
-        sizes = f"{image.width} x {image.height} and {width_px} x {height_px} px"
-        raise ImageError(ErrorCode.CORRUPT, f"the header can be read as two sizes: {sizes}")
+    _check_size(image.size, (width_px, height_px))
     colours = _COLOURS[image.mode]
     try:
         pixels = simplejpeg.decode_jpeg(content, colours, strict=True)
@@ -77,6 +89,58 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray:
         return pixels[:, :, 0]
     # In place: at the limit of pixels a second copy would not fit.
     return np.invert(pixels, out=pixels) if colours == "CMYK" else pixels
+
+
+def _check_size(first: tuple[int, int], second: tuple[int, int]) -> None:
+    if first != second:
+        sizes = "{} x {} and {} x {} px".format(*first, *second)
+        raise ImageError(ErrorCode.CORRUPT, f"the header can be read as two sizes: {sizes}")
+
+
+def _by_pillow(content: bytes, size: tuple[int, int]) -> JpegImageFile:
+    """Decodes by Pillow. Data that are damaged and not missing are not noticed: they show, as in any viewer.
+
+    Args:
+        content: of `_plain`.
+        size: width and height in px, which limits were checked on.
+
+    Raises:
+        ImageError: data for some pixels are missing.
+    """
+    # With bytes behind each scan that no pixel of a whole one is made of. One image after the other: at the limit of
+    # pixels two would not fit.
+    with _load(_filled(content), size) as filled:
+        expected = _digest(filled)
+    image = _load(content, size)
+    if _digest(image) != expected:
+        raise ImageError(ErrorCode.TRUNCATED, "the JPEG's data end before its image does")
+    return image
+
+
+def _load(content: bytes, size: tuple[int, int]) -> JpegImageFile:
+    image = JpegImageFile(io.BytesIO(content))
+    _check_size(size, image.size)
+    image.load()
+    return image
+
+
+def _digest(image: JpegImageFile) -> bytes:
+    digest = hashlib.sha256()
+    for top in range(0, image.height, _BAND_PX):
+        digest.update(image.crop((0, top, image.width, min(top + _BAND_PX, image.height))).tobytes())
+    return digest.digest()
+
+
+def _filled(content: bytes) -> bytes:
+    """A JPEG with more data behind each scan than it has."""
+    view, parts, position, in_scan = memoryview(content), [], 0, False
+    for marker, start, _ in jpeg_segments(content):
+        if in_scan:
+            begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
+            parts += view[position:begin], _FILLING
+            position = begin
+        in_scan = marker == JPEG_SCAN
+    return b"".join([*parts, view[position:]])
 
 
 def _check_scans(content: bytes) -> None:

@@ -4,12 +4,13 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from formats import GREY, RGB, error_of, save
 from PIL import Image
 
 from mdmf_ops.detector import ErrorCode, ImageError, decode
-from mdmf_ops.detector.jpeg_pixels import _plain
-from mdmf_ops.detector.pieces import JPEG_SCAN, jpeg_segments
+from mdmf_ops.detector.jpeg_pixels import _by_pillow, _plain
+from mdmf_ops.detector.pieces import JPEG_END, JPEG_SCAN, jpeg_segments
 
 CLEAN = {
     "RGB": save(RGB, "jpeg"),
@@ -149,3 +150,65 @@ def test_a_file_without_anything_to_leave_out_is_not_copied(name):
     assert _plain(CLEAN[name], mode) is CLEAN[name]
     comment = CLEAN[name][:2] + segment(0xFE, b"a comment") + CLEAN[name][2:]
     assert _plain(comment, mode) == CLEAN[name]
+
+
+def sampled(*factors, shape=(150, 230), scans=3):
+    """A JPEG whose components have these sampling factors, put together from three grey ones: a scan for each."""
+    height_px, width_px = shape
+    most = [max(axis) for axis in zip(*factors, strict=True)]
+    frame, scans_data = bytes([8, *height_px.to_bytes(2, "big"), *width_px.to_bytes(2, "big"), 3]), b""
+    for i, (across, down) in enumerate(factors):
+        size = -(-width_px * across // most[0]), -(-height_px * down // most[1])
+        grey = save(Image.fromarray(RGB[:, :, i]).resize(size), "jpeg")
+        pieces = {piece.kind: piece for piece in jpeg_segments(grey)}
+        frame += bytes([i + 1, across << 4 | down, 0])
+        scan = segment(JPEG_SCAN, bytes([1, i + 1, 0, 0, 63, 0]))
+        scans_data += scan + grey[pieces[JPEG_SCAN].end : pieces[JPEG_END].start - 2] if i < scans else b""
+    tables = b"".join(grey[piece.start - 4 : piece.end] for piece in jpeg_segments(grey) if piece.kind in (0xDB, 0xC4))
+    return b"\xff\xd8" + tables + segment(0xC0, frame) + scans_data + b"\xff\xd9"
+
+
+UNNAMED = {
+    "3x1": ((3, 1), (1, 1), (1, 1)),
+    "1x3": ((1, 3), (1, 1), (1, 1)),
+    "4x2": ((4, 2), (1, 1), (1, 1)),
+    "1x4": ((1, 4), (1, 1), (1, 1)),
+    "2x4": ((2, 4), (1, 1), (1, 1)),
+    "two kinds of chroma": ((2, 2), (2, 1), (1, 1)),
+    "more chroma than luma": ((1, 1), (2, 2), (1, 1)),
+}
+"""Sampling factors of JPEGs that any viewer shows, and that simplejpeg has no name for."""
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_chroma_sampled_in_a_rare_way_is_decoded_as_pillow_does(name):
+    content = sampled(*UNNAMED[name])
+    with pytest.raises((KeyError, ValueError)):
+        simplejpeg.decode_jpeg_header(content)
+    assert np.ptp(pillows(content)[:, :, 0]) > 50
+    np.testing.assert_array_equal(decode(content).pixels, pillows(content))
+    np.testing.assert_array_equal(decode(before(content, 0xC4, b"\0stray")).pixels, pillows(content))
+
+
+def test_what_is_put_together_so_is_what_simplejpeg_decodes_as_well():
+    content = sampled((2, 2), (1, 1), (1, 1))
+    np.testing.assert_array_equal(decode(content).pixels, simplejpeg.decode_jpeg(content, "RGB"))
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_chroma_sampled_in_a_rare_way_hides_no_missing_pixel(name):
+    content = sampled(*UNNAMED[name])
+    scans = [piece.end for piece in jpeg_segments(content) if piece.kind == JPEG_SCAN]
+    ends = [*[piece.start - 4 for piece in jpeg_segments(content) if piece.kind == JPEG_SCAN][1:], len(content) - 2]
+    for start, end in zip(scans, ends, strict=True):
+        for missing in np.linspace(3, end - start - 2, 10, dtype=int):
+            data = content[: end - missing].rstrip(b"\xff")
+            assert error_of(data).code is ErrorCode.TRUNCATED
+            assert error_of(data + content[end:]).code is ErrorCode.TRUNCATED
+    assert error_of(sampled(*UNNAMED[name], scans=2)).code is ErrorCode.TRUNCATED
+
+
+def test_a_rare_jpeg_that_can_be_read_as_two_sizes_is_refused():
+    content = sampled((3, 1), (1, 1), (1, 1))
+    with pytest.raises(ImageError, match="two sizes: 229 x 150 and 230 x 150 px"):
+        _by_pillow(content, (229, 150))
