@@ -136,13 +136,21 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except OSError as error:  # what is missing, forbidden or full: a traceback says no more of it
+    except Exception as error:
+        if not _is_outside(error):
+            raise
         print(f"mdmf {asked}: {told(str(error) or type(error).__name__)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         how = "; the same command with the same --run_id goes on" if asked == "scan" else ""
         print(f"mdmf {asked}: interrupted{how}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _is_outside(error: Exception) -> bool:
+    """Whether something else is missing, forbidden, full or out of reach: a traceback says no more of it."""
+    gcs = sys.modules.get("mdmf_ops.beam.gcs")  # imported where a gs:// URI was met
+    return isinstance(error, (OSError, *(gcs.ERRORS if gcs else ())))
 
 
 def _unknown_to_beam(flags: list[str]) -> list[str]:

@@ -26,11 +26,12 @@ def dataset_root(path: str) -> str:
     """The root folder of a dataset as the names of its files start: absolute or gs://, without a slash at its end.
 
     Raises:
-        ValueError: another URI, one of file:// too, or no bucket.
+        ValueError: another URI, one of file:// too, no bucket, or the root of the disk.
     """
-    root = absolute(path).rstrip("/") or "/"
+    root = absolute(path).rstrip("/")
     if not re.match(r"/|gs://[^/]", root):
-        raise ValueError(f"{told(path)}: the folder of a dataset is a local path, without file://, or gs://BUCKET/...")
+        kinds = "a local path, without file:// and not the root, or gs://BUCKET/..."
+        raise ValueError(f"{told(path)}: the folder of a dataset is {kinds}")
     return root
 
 

@@ -68,14 +68,13 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
     newest_ns = _WITHOUT_LIMIT if min_age_s == 0 else time.time_ns() - int(min_age_s * 1e9)
     # Files first: a run that commits in between is then found among the manifests.
     files = [file for prefix in (f"{PARTITION}=", f"{TEMPORARY_FOLDER}/") for file in list_files(output, prefix)]
-    root = "" if output == "/" else output
-    listed = {f"{root}/{file['path']}" for manifest in read_manifests(output) for file in manifest["files"]}
+    listed = {f"{output}/{file['path']}" for manifest in read_manifests(output) for file in manifest["files"]}
     return [
         file
         for file in files
         if file.path not in listed
         and file.modified_ns <= newest_ns
-        and not re.fullmatch(CLAIM_FILE, file.path.removeprefix(f"{root}/"))
+        and not re.fullmatch(CLAIM_FILE, file.path.removeprefix(f"{output}/"))
     ]
 
 

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         report = _collect(arguments)
         page = make_page(report)
         _write(arguments.page, page)
-    except (OSError, ValueError, ManifestError) as error:
+    except (ValueError, ManifestError) as error:
         raise UsageError(str(error)) from error
     if arguments.json:
         print(json.dumps(summary(report) | {"page": str(arguments.page)}, indent=2))

@@ -1,6 +1,7 @@
 """How often each kind of image is flagged, and where that is far more often than alpha promises."""
 
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _OUTCOMES = (*VERDICTS, "failed")
 _MAX_SOURCES = 30
 OTHER_SOURCES = "other folders"
 _MAX_FOLDERS = 20_000
+_SHARD = re.compile(r".*?\.tar(?=#)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def _class(value: float, edges: tuple[float, ...], names: tuple[str, ...]) -> st
 
 def folder_of(uri: str) -> tuple[str, ...]:
     """Folders that an image lies in, outermost first: what is before the last slash, or the shard of one in a tar."""
-    shard, separator, _member = uri.partition(".tar#")
-    return tuple(f"{shard}.tar".split("/")) if separator else tuple(uri.split("/")[:-1])
+    shard = _SHARD.match(uri)
+    return tuple((shard[0] if shard else uri.rpartition("/")[0]).split("/"))
 
 
 class Counts:

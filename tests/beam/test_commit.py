@@ -148,7 +148,7 @@ def test_a_run_whose_claim_was_deleted_says_so_and_names_no_newer_one(tmp_path):
     assert not Path(run.manifest_path).exists()
 
 
-@pytest.mark.parametrize("output", ["file:///x", "file://localhost/x", "s3://bucket/x", "gs://", "gs:///x"])
+@pytest.mark.parametrize("output", ["file:///x", "file://localhost/x", "s3://bucket/x", "gs://", "gs:///x", "/", "//"])
 def test_an_output_that_is_no_folder_to_write_to_is_refused_before_the_run(output):
     with pytest.raises(ValueError, match=output):
         Run.start(output)
@@ -156,7 +156,7 @@ def test_an_output_that_is_no_folder_to_write_to_is_refused_before_the_run(outpu
 
 @pytest.mark.parametrize(
     ("output", "root"),
-    [("/x/", "/x"), ("/", "/"), ("x", f"{Path.cwd()}/x"), ("gs://bucket/", "gs://bucket"), ("gs://b/c/", "gs://b/c")],
+    [("/x/", "/x"), ("x", f"{Path.cwd()}/x"), ("gs://bucket/", "gs://bucket"), ("gs://b/c/", "gs://b/c")],
 )
 def test_an_output_is_absolute_and_ends_in_no_slash(output, root):
     assert Run.start(output).output == root

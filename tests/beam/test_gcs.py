@@ -8,6 +8,7 @@ import pytest
 from emulators import Bucket, CountingProxy
 from google.cloud import storage
 
+from mdmf_ops import cli
 from mdmf_ops.beam import ImageRef, Run, gcs
 from mdmf_ops.beam.commit import retract
 from mdmf_ops.beam.image import Message
@@ -265,3 +266,13 @@ def test_a_bucket_that_is_not_there_fails_the_listing(proxy):
         list(list_images("gs://no-such-bucket-here/"))
     with pytest.raises(FileNotFoundError, match="gs://no-such-bucket-here/"):
         retract(Run.start("gs://no-such-bucket-here/out"))
+
+
+def test_a_store_that_does_not_answer_is_a_line_and_no_traceback(bucket, proxy, monkeypatch, capsys):
+    monkeypatch.setattr(gcs, "RETRY", gcs.RETRY.with_timeout(0.5))
+    proxy.before = lambda _kind, _name: 503
+    for words in (["latest"], ["runs", "list"], ["report"]):
+        assert cli.main([*words, bucket.uri("scores")]) == cli.EXIT_FAILED
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mdmf {words[0]}: ")
+        assert "503" in line

@@ -17,7 +17,6 @@ from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam import runs as runs_module
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
 from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
-from mdmf_ops.beam.storage import StoredFile
 
 
 def at(hour):
@@ -143,17 +142,6 @@ def test_duckdb_reads_one_day_from_that_days_files_alone(output):
     assert sorted(duckdb.sql(query).fetchall()) == [("/a",), ("/b",), ("/c",), ("/ü",)]
     plan = duckdb.sql(f"explain analyze {query}").fetchall()[0][1]
     assert "Scanning Files: 2/4" in plan.replace("\n", " ")
-
-
-def test_what_a_run_at_the_root_of_the_disk_has_committed_is_no_stray(monkeypatch):
-    name = "scan_date=2026-01-31/nightly-00000-of-00001.parquet"
-    there = [StoredFile(f"/{path}", 1, 0) for path in (name, "_tmp/nightly/claim", "_tmp/nightly/left.parquet")]
-    # Stands in for a disk whose root may be written.
-    monkeypatch.setattr(
-        runs_module, "list_files", lambda _folder, prefix: [f for f in there if f.path[1:].startswith(prefix)]
-    )
-    monkeypatch.setattr(runs_module, "read_manifests", lambda _output: [{"files": [{"path": name}]}])
-    assert [file.path for file in strays("/")] == ["/_tmp/nightly/left.parquet"]
 
 
 def test_a_whole_run_verifies_and_what_a_killed_one_left_is_stray(output):

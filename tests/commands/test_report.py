@@ -5,6 +5,8 @@ import datetime
 import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import emulators
 import numpy as np
@@ -95,7 +97,6 @@ def test_people_are_told_counts_warnings_and_where_the_page_is(tmp_path, capsys)
         (["out", "--gallery", "0"], "--gallery 0: from 1 to 100"),
         (["out", "--limit", "1000000"], "--limit 1000000: from 1 to 50,000"),
         (["s3://out"], "local paths and gs://"),
-        (["out", "--page", "out/_runs/morning.json/r.html"], "File exists"),
     ],
 )
 def test_what_cannot_be_carried_out_says_why_in_a_line(output, tmp_path, monkeypatch, capsys, arguments, message):
@@ -103,6 +104,19 @@ def test_what_cannot_be_carried_out_says_why_in_a_line(output, tmp_path, monkeyp
     assert cli.main(["report", *arguments]) == cli.EXIT_USAGE
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("mdmf report: ") and message in line
+
+
+def test_status_1_is_a_page_that_cannot_be_written_and_a_damaged_file(output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert cli.main(["report", output, "--page", "file/r.html"]) == cli.EXIT_FAILED
+    copied = shutil.copytree(output, "damaged")
+    damaged = next(Path(copied).glob("scan_date=*/*.parquet"))
+    damaged.write_bytes(b"x")
+    assert cli.main(["report", str(copied)]) == cli.EXIT_FAILED
+    page, rows = capsys.readouterr().err.splitlines()
+    assert page.startswith("mdmf report: ") and "File exists: 'file'" in page
+    assert rows.startswith("mdmf report: ") and f"{damaged}: damaged" in rows
 
 
 @pytest.fixture(scope="module")

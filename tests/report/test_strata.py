@@ -88,6 +88,9 @@ def test_a_quality_on_the_border_belongs_to_the_class_above(quality, name):
         ("/photos/2026/a.jpg", "/photos/2026"),
         ("gs://bucket/day 1/a.jpg", "gs://bucket/day 1"),
         ("gs://bucket/shard.tar#in/a.jpg", "gs://bucket/shard.tar"),
+        ("gs://bucket/SHARD.TAR#in/a.jpg", "gs://bucket/SHARD.TAR"),
+        ("gs://bucket/s.tar#in/b.tar#a.jpg", "gs://bucket/s.tar"),
+        ("gs://bucket/s.tar.gz#in/a.jpg", "gs://bucket/s.tar.gz#in"),
         ("a.jpg", ""),
     ],
 )
