@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mdmf_ops.beam.image import ImageRef, Message, to_ns
+from mdmf_ops.beam.shards import refuse_name_of_member
 from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri
 from mdmf_ops.detector import ErrorCode, ImageError
 
@@ -122,6 +123,8 @@ def _object_uri(uri: str) -> str:
     _encodable(uri)
     if not is_object(uri):
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: not an object's gs://BUCKET/NAME")
+    if error := refuse_name_of_member(ImageRef(uri)).error:
+        raise ImageError(error.code, f"{uri}: {error.message}")
     return uri
 
 

@@ -106,6 +106,8 @@ def test_a_reference_names_an_object_and_passes_the_callers_keys_through():
         ({"uri": "gs://uploads"}, ErrorCode.BAD_URI),
         ({"uri": "gs:///a.jpg"}, ErrorCode.BAD_URI),
         ({"uri": "gs://uploads/.."}, ErrorCode.BAD_URI),
+        ({"uri": "gs://uploads/k.tar#a.jpg"}, ErrorCode.BAD_URI),
+        ({"uri": "gs://uploads/k.TAR#a.jpg", "generation": 1}, ErrorCode.BAD_URI),
         ({"uri": "gs://uploads/a\nb"}, ErrorCode.BAD_URI),
         ({"uri": "gs://uploads/" + "é" * 513}, ErrorCode.BAD_URI),
         ({"uri": "http://169.254.169.254/computeMetadata"}, ErrorCode.BAD_URI),
