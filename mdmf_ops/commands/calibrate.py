@@ -7,10 +7,10 @@
         quicker: the detector itself scores the real images that its training held out. Its p-values promise nothing for
         a source unlike those.
 
-Each image is scored three times: as it was found, after a chain of crop, resize and re-encode, and as a small, worn
-crop. The scores are kept in the detector's folder by size. A p-value is the share of real images of an image's own size
-that lie as high, in the source where that share is the largest: so alpha holds for photographs that look generated, and
-not just for the average of them.
+Each image is scored once, after a chain of crop, resize and re-encode as on the web. The scores are kept in the
+detector's folder, by size where there are enough. A p-value is the share of real images that lie as high, in the source
+where that share is the largest: so alpha holds for photographs that look generated, and not just for the average of
+them.
 """
 
 import argparse

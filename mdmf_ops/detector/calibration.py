@@ -2,8 +2,11 @@
 
 Conformal (Vovk et al. 2005; Bates et al. 2023, arXiv 2104.08279): with n calibration scores of real images,
 `p = (1 + #{calibration scores >= score}) / (n + 1)`. If an image is real and exchangeable with the
-calibration images, P(p <= alpha) <= alpha, whatever the detector. p is never 0. The scores that `mdmf calibrate` keeps
-are those of the real source that looks most generated: it holds for that, and for the others with room to spare.
+calibration images, P(p <= alpha) <= alpha, whatever the detector. p is never 0.
+
+The scores that `mdmf calibrate` keeps are quantiles, at each height those of the real source that looks most generated
+there: for that one P(p <= alpha) is about alpha, as far as its images tell, and less for the others. A source of some
+fifty images says little of its highest hundredth; what sources got that were left out is in the model card.
 
 A score of few patches varies more than one of many, so that an image is compared with real ones of its own size: with
 its stratum (Vovk 2012, "Mondrian" conformal prediction).

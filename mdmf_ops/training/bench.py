@@ -12,7 +12,7 @@ from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.augment import Chain
-from mdmf_ops.training.calibrate import SEED
+from mdmf_ops.training.calibrate import CALIBRATION_CHAIN, SEED
 from mdmf_ops.training.curves import CurvePoint, chains, curve_points, subset
 from mdmf_ops.training.data import LabelledImage, sources
 from mdmf_ops.training.evaluate import Results, evaluate_detector, leave_both_out, leave_one_out, unseen_real
@@ -105,7 +105,7 @@ class Bench:
 
     @cached_property
     def _test(self) -> Features:
-        return self._extract(self.images, "evaluation_chain", 1, SEED)
+        return self._extract(self.images, CALIBRATION_CHAIN, 1, SEED)
 
     @cached_property
     def _training(self) -> Features:

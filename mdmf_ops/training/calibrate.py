@@ -18,8 +18,9 @@ from mdmf_ops.training.score import score_features
 SEED = 1_000_003
 """Of the chain that calibration and evaluation images go through; training uses others."""
 
-CALIBRATION_CHAINS = ("none", "evaluation_chain", "training_chain")
-"""Each image counts as it was found, once resized and encoded again as on the web, and once small and worn."""
+CALIBRATION_CHAIN = "evaluation_chain"
+"""Each image counts once, resized and encoded again as on the web. Of other copies of it, as it was found or small and
+worn, no more are flagged; counted as well, they spread a source's scores and hide half of the generated images."""
 
 STRATA_MIN_PATCHES = (0, 64, 256)
 """Where strata begin: with patches of 32 px, the latter two are squares of 256 and of 512 px."""
@@ -28,8 +29,9 @@ MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
 
 
-SOURCE_QUANTILES = 1000
-"""Of each source's scores in a stratum: they stand for the source, whether it has fifty images or thousands."""
+SOURCE_QUANTILES = (100, 1000)
+"""Fewest and most of each source's scores in a stratum: they stand for the source, whether it has fifty images or
+thousands. In between there are as many as the largest source has images: no p-value is finer than these tell."""
 
 FEW_SCORES = 50
 """Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles."""
@@ -69,17 +71,18 @@ def _of_the_hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Scores among which a p-value is the largest of those among each source's own; which source gives it may differ.
 
     Returns:
-        (SOURCE_QUANTILES,) float.
+        (n,) float, n within SOURCE_QUANTILES.
     """
     names, of_score, counts = np.unique(sources, return_inverse=True, return_counts=True)
     few = counts < FEW_SCORES
     if 0 < counts[few].sum() < FEW_SCORES and not few.all():
         few[np.where(few, len(scores), counts).argmin()] = True  # with the smallest of the others they are enough
     of_score = np.where(few[of_score], len(names), of_score)
-    levels = (np.arange(SOURCE_QUANTILES) + 0.5) / SOURCE_QUANTILES
+    quantiles = int(np.clip(np.unique(of_score, return_counts=True)[1].max(), *SOURCE_QUANTILES))
+    levels = (np.arange(quantiles) + 0.5) / quantiles
     own = [np.quantile(scores[of_score == i], levels, method="hazen") for i in np.unique(of_score)]
     grid = np.unique(own)
-    as_high = np.max([SOURCE_QUANTILES - np.searchsorted(quantiles, grid) for quantiles in own], axis=0)
+    as_high = np.max([quantiles - np.searchsorted(each, grid) for each in own], axis=0)
     return np.repeat(grid, as_high - np.append(as_high[1:], 0))
 
 
@@ -100,6 +103,8 @@ def calibrate(
         ValueError: too few images for a p-value of .01, or too few sources to leave one out.
     """
     assets = model_assets.read_assets(folder)
+    backbone, signature = load_model(assets)
+    bank = load_bank(assets)
     trained = [name for name in assets.manifest["training"]["images"]["real"] if not held_out]
     real = [image for image in images if not image.generated and (image.held_out or not held_out)]
     if len(real) < 100:
@@ -111,30 +116,26 @@ def calibrate(
             "calibration trains again without each real source: it needs two or more, and all images of the training"
             f"{f', not without {missing}' if missing else ''}; --held_out calibrates on held-out images instead"
         )
-    backbone, signature = load_model(assets)
-    bank = load_bank(assets)
-    tests = [extract(real, backbone, chain, 1, SEED, work, progress) for chain in CALIBRATION_CHAINS]
-    scores = np.full((len(tests), len(real)), np.nan, np.float32)
+    test = extract(real, backbone, CALIBRATION_CHAIN, 1, SEED, work, progress)
+    scores = np.full(len(real), np.nan, np.float32)
     rest = [i for i, image in enumerate(real) if image.source not in trained]
-    for row, test in zip(scores, tests, strict=True):
-        row[rest] = score_features(test, rest, signature, bank)
+    scores[rest] = score_features(test, rest, signature, bank)
     if trained:
         config = TrainingConfig.from_dict(assets.manifest["training"]["config"])
         known = [image for image in images if image.source in trained or image.source in generators]
         features = extract(known, backbone, "training_chain", config.copies, config.seed, work, progress)
-        for fold in leave_out(trained, known, features, config, real, tests, progress):
-            scores[:, fold.own] = fold.own_scores
-    patches = np.stack([test.counts() for test in tests])
-    names = np.array([[image.source for image in real]] * len(tests))
+        for fold in leave_out(trained, known, features, config, real, [test], progress):
+            scores[fold.own] = fold.own_scores[0]
+    names = np.array([image.source for image in real])
     kind = "held-out" if held_out else "sources-out"
-    calibration = stratify(kind, scores.ravel(), patches.ravel(), names.ravel())
+    calibration = stratify(kind, scores, test.counts(), names)
     calibration.save(folder / CALIBRATION_FILE)
     kept = {key: assets.manifest[key] for key in ("created", "backbone", "signature", "bank", "training")}
     description = {
         "scored_by": "the detector, on held-out images" if held_out else "detectors that never saw the image's source",
         "real_images": len(real),
         "sources": dict(sorted(Counter(image.source for image in real).items())),
-        "chains": list(CALIBRATION_CHAINS),
+        "chain": CALIBRATION_CHAIN,
         "strata": {stratum.calibration_id: stratum.min_patches for stratum in calibration.strata},
     }
     files = sorted({*assets.manifest["files"], CALIBRATION_FILE})

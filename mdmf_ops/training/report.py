@@ -192,9 +192,8 @@ look at an image, never the sole ground for an action. "Not detected" does not m
 
 ## What it has seen
 Trained on real images ({counts["real"]}) and generated ones ({counts["generated"]}); calibrated on
-{calibration["real_images"]} real images, scored by {calibration["scored_by"]}: as they were found, through the chain
-below, and as small, worn crops. Drawings, scans, screenshots, medical or satellite images are in none of them: a
-p-value promises nothing there.
+{calibration["real_images"]} real images through the chain below, scored by {calibration["scored_by"]}. Drawings, scans,
+screenshots, medical or satellite images are in none of them: a p-value promises nothing there.
 
 ## How good it is
 {CHAIN} {LEFT_OUT}

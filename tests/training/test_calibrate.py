@@ -86,3 +86,10 @@ def test_few_scores_of_every_source_count_as_one_source():
     scores, names = of_sources(np.arange(5.0), np.arange(5.0, 10.0))
     [stratum] = stratify("own", scores, np.full(10, 9), names).strata
     assert stratum.p_value(7) == pytest.approx(0.3, abs=0.06)
+
+
+@pytest.mark.parametrize(("images", "least"), [(30, 1 / 101), (450, 1 / 451), (20_000, 1 / 1001)])
+def test_no_p_value_is_finer_than_the_images_of_the_largest_source_tell(images, least):
+    scores, names = of_sources(np.arange(60.0), np.arange(float(images)))
+    [stratum] = stratify("own", scores, np.full(len(scores), 9), names).strata
+    assert stratum.p_value(1e6) == stratum.smallest_p_value == pytest.approx(least)
