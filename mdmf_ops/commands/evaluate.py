@@ -24,6 +24,7 @@ from mdmf_ops.commands.labelled import add_image_arguments, read_images
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector import Detector
 from mdmf_ops.training.bench import Bench
+from mdmf_ops.training.data import sources
 from mdmf_ops.training.report import write_model_card, write_report
 
 
@@ -61,8 +62,12 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         if getattr(arguments, option) and not arguments.leave_one_out:
             raise UsageError(f"--{option} goes with --leave_one_out: it is about sources left out of training")
     images = read_images(arguments)
+    generators = sources(images, generated=True)
+    if arguments.leave_one_out and len(generators) == 1:
+        raise UsageError(f"--leave_one_out: {generators[0]} is the only generator: none is left to train on without it")
     torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     try:
+        arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured in vain
         detector = Detector.load(arguments.assets, device="cpu")
         bench = Bench(detector, images, arguments.work, arguments.leave_one_out, progress_bar)
         results = dataclasses.replace(
@@ -71,7 +76,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
             curves=bench.curves(arguments.curves) if arguments.curves else (),
             splices=bench.splices(arguments.splices) if arguments.splices else (),
         )
-    except (ValueError, model_assets.AssetError) as error:
+    except (OSError, ValueError, model_assets.AssetError) as error:
         raise UsageError(str(error)) from error
     print(write_report(arguments.output, detector.assets, results, arguments.leave_one_out))
     if arguments.card:

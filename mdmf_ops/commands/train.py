@@ -2,11 +2,12 @@
 
     mdmf train --index images.csv --output my_detector
     mdmf train --real photos/web photos/phone --fake images/sdxl images/flux --output my_detector
-    mdmf calibrate my_detector --real photos/web photos/phone
+    mdmf calibrate my_detector --real photos/web photos/phone --fake images/sdxl images/flux
 
-Every image, real or generated, goes through the same random chain of crop, resize and re-encode. 40 % of the real
-images are held out for calibration and evaluation, by their content. The patch extractor is taken, frozen, from
-another detector. An interrupted training goes on where it was when the same command is given again.
+Every image, real or generated, goes through the same random chain of crop, resize and re-encode. 40 % of all images,
+real and generated, are held out for calibration and evaluation, by their content; a generated twin goes with its
+original. The patch extractor is taken, frozen, from another detector. An interrupted training goes on where it was when
+the same command is given again.
 """
 
 import argparse
@@ -65,7 +66,9 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         with progress_bar("embedding patches") as bar:
             # Of all images, though only some are trained on: `mdmf evaluate --leave_one_out` needs the same features.
             features = extract(images, backbone, "training_chain", config.copies, config.seed, arguments.work, bar)
-        key = json.dumps(dataclasses.asdict(config)) + "".join(str(image.path) for image in used)
+        # Of all that decides a training, so that none goes on from another's checkpoint.
+        labels = [(int(i), images[i].generated, images[i].source) for i in chosen]
+        key = json.dumps([features.digest, dataclasses.asdict(config), labels])
         checkpoint = arguments.work / f"fit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         with progress_bar("training") as bar:
             signature, bank = fit(features, images, chosen, config, bar, checkpoint)

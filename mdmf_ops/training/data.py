@@ -2,13 +2,13 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 HELD_OUT_FRACTION = 0.4
-"""Of the real images, and of their generated twins: kept for calibration and evaluation."""
+"""Of all images, a generated twin with its original: kept for calibration and evaluation."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,49 @@ class LabelledImage:
     twin_of: Path | None = None
 
     @cached_property
+    def sha256(self) -> bytes:
+        """Digest of the content: the file is read once."""
+        return hashlib.sha256(self.path.read_bytes()).digest()
+
+    @cached_property
+    def original_sha256(self) -> bytes:
+        """Digest of the real image that it shows again, where it does, else its own."""
+        return hashlib.sha256(self.twin_of.read_bytes()).digest() if self.twin_of else self.sha256
+
+    @property
     def held_out(self) -> bool:
-        """Whether the image is kept from training: decided by its content (or its twin's), wherever it lies.
+        """Whether the image is kept from training: decided by its content (or its original's), wherever it lies.
 
         No list of training images is needed to know, years later, which ones a detector has not seen.
         """
-        digest = hashlib.sha256((self.twin_of or self.path).read_bytes()).digest()
-        return int.from_bytes(digest[:4], "big") < HELD_OUT_FRACTION * 2**32
+        return int.from_bytes(self.original_sha256[:4], "big") < HELD_OUT_FRACTION * 2**32
 
 
-def read_index(index: Path, pairs: Path | None = None) -> list[LabelledImage]:
+def read_pairs(pairs: Path) -> dict[Path, Path]:
+    """Reads which generated images show a real one again from a CSV of `path,real_path`, both relative to the CSV.
+
+    Returns:
+        The real image of each generated one, by the latter's resolved path.
+
+    Raises:
+        ValueError: it is no such CSV, or a cell is empty.
+    """
+    return {
+        (pairs.parent / row["path"]).resolve(): pairs.parent / row["real_path"]
+        for row in _rows(pairs, "path", "real_path")
+    }
+
+
+def read_index(index: Path, twins: Mapping[Path, Path] | None = None) -> list[LabelledImage]:
     """Reads labelled images from a CSV of `path,label,source`, paths relative to the CSV.
 
     Args:
         index: label is `real` or `fake`.
-        pairs: CSV with `path,real_path`, of generated images and the real ones that they show again.
+        twins: what `read_pairs` gives.
 
     Raises:
-        ValueError: a column or a file is missing, or a label is neither.
+        ValueError: it is no such CSV, a cell is empty, a file is missing, or a label is neither.
     """
-    twins = {row["path"]: index.parent / row["real_path"] for row in _rows(pairs, "path", "real_path")} if pairs else {}
     images = []
     for row in _rows(index, "path", "label", "source"):
         if row["label"] not in ("real", "fake"):
@@ -55,17 +78,25 @@ def read_index(index: Path, pairs: Path | None = None) -> list[LabelledImage]:
         path = index.parent / row["path"]
         if not path.is_file():
             raise ValueError(f"{index}: {path} is not there")
-        images.append(LabelledImage(path, row["label"] == "fake", row["source"], twins.get(row["path"])))
+        images.append(LabelledImage(path, row["label"] == "fake", row["source"], (twins or {}).get(path.resolve())))
     return images
 
 
 def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins a file with a byte order mark
         reader = csv.DictReader(file)
-        missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path}: columns {sorted(missing)} are missing")
-        return list(reader)
+        try:
+            missing = set(columns) - set(reader.fieldnames or ())
+            if missing:
+                raise ValueError(f"{path}: columns {sorted(missing)} are missing")
+            rows = []
+            for row in reader:
+                if empty := [column for column in columns if not row[column]]:
+                    raise ValueError(f"{path}: line {reader.line_num}: no {' and no '.join(empty)}")
+                rows.append(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: after line {reader.line_num}: {error}") from error
+    return rows
 
 
 def read_folders(real: Sequence[Path], fake: Sequence[Path]) -> list[LabelledImage]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector import decode, frequencies, tiles
+from mdmf_ops.detector import decode, frequencies, jpeg_pixels, tiles
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.detector.worker import be_one_of_several
@@ -37,12 +37,14 @@ class Features:
         starts: (copies, images + 1) int64, first patch of each image in each copy.
         in_context: of the extractor, (K, f) of one image -> (K, d).
         views: of the extractor's embedding, for the signature; None is one of all numbers.
+        digest: SHA-256, in hex, of all that makes a copy: the images' content in their order, chain, extractor, code.
     """
 
     seen: np.ndarray
     starts: np.ndarray
     in_context: Callable[[Tensor], Tensor] = lambda patches: patches
     views: Sequence[Sequence[int]] | None = None
+    digest: str = ""
 
     @property
     def copies(self) -> int:
@@ -98,16 +100,17 @@ def extract(
     """
     folder.mkdir(parents=True, exist_ok=True)
     # The text of all that made them: features of a chain or an extractor that was changed since are no longer theirs.
-    modules = {augment, tiles, frequencies, inspect.getmodule(type(backbone))}
+    modules = {augment, tiles, frequencies, jpeg_pixels, *map(inspect.getmodule, (decode, Backbone, type(backbone)))}
     if not isinstance(chain, str):
         modules.add(inspect.getmodule(chain))
     text = "".join(sorted(map(inspect.getsource, modules)))
     made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {text}"
     digest = hashlib.sha256(made_by.encode())
+    digest.update(Path(inspect.getfile(Backbone)).with_name("micro.onnx").read_bytes())  # what `seen` runs on a CPU
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:
-        digest.update(f"{image.path.resolve()} {image.path.stat().st_size}".encode())
+        digest.update(image.sha256)
     parts = []
     workers = usable_cores()
     with ProcessPoolExecutor(workers, initializer=_begin, initargs=(backbone,)) as pool:
@@ -131,6 +134,7 @@ def extract(
         np.concatenate([(ends - counts)[:, :1], ends], axis=1),
         backbone.in_context,
         backbone.views,
+        digest.hexdigest(),
     )
 
 

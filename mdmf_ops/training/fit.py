@@ -1,6 +1,7 @@
 """Features to a trained signature and its bank of real patches."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,22 @@ from mdmf_ops.training.fisher import fisher_signature, least_generated
 from mdmf_ops.training.objective import ImageMmdLoss
 
 METHODS = ("fisher", "mmd")
+
+_POSITIVE = ("kernel_width", "learning_rate")
+_LEAST = {
+    "copies": 1,
+    "bank_size": 2,  # the mean over pairs needs two, of an image's patches too
+    "between_sources": 0,
+    "steps": 1,
+    "batch_images": 1,
+    "patches_per_image": 2,
+    "batch_bank_patches": 8,  # one image's, see _PATCHES_PER_BANK_IMAGE
+    "weight_decay": 0,
+    "hidden_dim": 0,  # a linear signature
+    "signature_dim": 1,
+    "seed": 0,
+}
+"""Bounds of settings: outside of them nothing is learned, or what cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +82,16 @@ class TrainingConfig:
             whole_too = known[name] | int if known[name] is float else known[name]
             if not isinstance(value, whole_too) or isinstance(value, bool):
                 raise ValueError(f"{name} must be of type {known[name].__name__}, found {value!r}")
+            if name in _POSITIVE and not 0 < value <= sys.float_info.max:  # nor is NaN
+                raise ValueError(f"{name} must be positive and finite, found {value!r}")
+            if name in _LEAST and not _LEAST[name] <= value <= sys.float_info.max:
+                raise ValueError(f"{name} must be finite and at least {_LEAST[name]}, found {value!r}")
         if values.get("method", cls.method) not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}, found {values['method']!r}")
-        if not 0 <= values.get("in_common", cls.in_common) <= 1:  # nor is NaN
+        if not 0 <= values.get("in_common", cls.in_common) <= 1:
             raise ValueError(f"in_common is from 0 to 1, found {values['in_common']!r}")
+        if not 0 <= values.get("dropout", cls.dropout) < 1:
+            raise ValueError(f"dropout is from 0 to less than 1, found {values['dropout']!r}")
         return cls(**values)
 
 

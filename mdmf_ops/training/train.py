@@ -14,20 +14,23 @@ from torch import Tensor
 import model_assets
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.detector import BACKBONE_FILE, BANK_FILE, SIGNATURE_FILE
+from mdmf_ops.detector.detector import BACKBONE_FILE, BANK_FILE, SIGNATURE_FILE, load_bank, load_model
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.data import HELD_OUT_FRACTION, LabelledImage
 from mdmf_ops.training.fit import TrainingConfig
 
 
 def training_images(images: Sequence[LabelledImage], leave_out: Sequence[str] = ()) -> np.ndarray:
-    """Indices of the images to train on: not held out, and of no source that is left out, nor twins of its images."""
-    unseen = {image.path for image in images if image.source in leave_out}
+    """Indices of the images to train on: not held out, nor of a source that is left out.
+
+    Neither are copies of such a source's images, wherever they lie, nor twins of those.
+    """
+    unseen = {image.sha256 for image in images if image.source in leave_out}
     return np.array(
         [
             i
             for i, image in enumerate(images)
-            if not image.held_out and image.path not in unseen and image.twin_of not in unseen
+            if not image.held_out and unseen.isdisjoint((image.sha256, image.original_sha256))
         ],
         dtype=int,
     )
@@ -41,18 +44,21 @@ def save_detector(
     bank: Bank,
     training: dict[str, Any],
 ) -> model_assets.Assets:
-    """Writes a trained detector, not yet calibrated, into a folder.
+    """Writes a trained detector, not yet calibrated, into a folder, and loads it once, as `mdmf calibrate` will.
 
     Args:
         description: of the backbone, as the manifest that it was loaded from has it; the detector bears its name.
         training: what the manifest says of the training.
+
+    Raises:
+        AssetError: it cannot be loaded: the training diverged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.to(backbone.stored_dtype) for name, tensor in backbone.state_dict().items()}
     save_tensors(folder / BACKBONE_FILE, stored)
     save_tensors(folder / SIGNATURE_FILE, signature.state_dict())
     save_tensors(folder / BANK_FILE, bank.tensors())
-    return model_assets.write_assets(
+    assets = model_assets.write_assets(
         folder,
         description["name"],
         [BACKBONE_FILE, SIGNATURE_FILE, BANK_FILE],
@@ -69,6 +75,9 @@ def save_detector(
             "training": training,
         },
     )
+    load_model(assets)
+    load_bank(assets)
+    return assets
 
 
 def describe_training(images: Sequence[LabelledImage], config: TrainingConfig) -> dict[str, Any]:

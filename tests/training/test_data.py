@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mdmf_ops.training.data import HELD_OUT_FRACTION, read_folders, read_index, sources
+from mdmf_ops.training.data import HELD_OUT_FRACTION, read_folders, read_index, read_pairs, sources
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tree(tmp_path):
 
 
 def test_an_index_gives_class_source_and_twin(tree):
-    images = read_index(tree / "index.csv", tree / "pairs.csv")
+    images = read_index(tree / "index.csv", read_pairs(tree / "pairs.csv"))
     assert [(i.path.name, i.generated, i.source) for i in images] == [
         ("a.jpg", False, "web"),
         ("c.jpg", False, "phone"),
@@ -44,12 +44,35 @@ def test_subfolders_are_sources(tree):
     [
         ("real/web/a.jpg,authentic,web", "label is real or fake"),
         ("real/web/gone.jpg,real,web", "gone.jpg is not there"),
+        ("real/web/a.jpg,real", "index.csv: line 2: no source"),
+        ("real/web/a.jpg,real,", "index.csv: line 2: no source"),
+        (",,web", "index.csv: line 2: no path and no label"),
+        (f"real/web/a.jpg,real,{'w' * (1 << 17)}w", "index.csv: after line 1: field larger than field limit"),
+        ("real/web/a.jpg,real,caf\udce9", "index.csv: after line 0: 'utf-8' codec can't decode byte 0xe9"),
     ],
 )
 def test_a_wrong_row_is_named(tree, row, message):
-    (tree / "index.csv").write_text(f"path,label,source\n{row}\n")
+    (tree / "index.csv").write_text(f"path,label,source\n{row}\n", "utf-8", "surrogateescape")
     with pytest.raises(ValueError, match=message):
         read_index(tree / "index.csv")
+
+
+def test_a_pair_without_its_real_image_is_named(tree):
+    (tree / "pairs.csv").write_text("path,real_path\nfake/gan/d.jpg\n")
+    with pytest.raises(ValueError, match="line 2: no real_path"):
+        read_pairs(tree / "pairs.csv")
+
+
+def test_pairs_are_relative_to_their_own_file(tree):
+    (tree / "fake/pairs.csv").write_text("path,real_path\ngan/d.jpg,../real/web/a.jpg\n")
+    images = read_index(tree / "index.csv", read_pairs(tree / "fake/pairs.csv"))
+    assert [i.twin_of and i.twin_of.resolve() for i in images] == [None, None, (tree / "real/web/a.jpg").resolve()]
+
+
+def test_the_mark_that_excel_begins_a_file_with_is_no_part_of_a_name(tree):
+    for name in ("index.csv", "pairs.csv"):
+        (tree / name).write_bytes(b"\xef\xbb\xbf" + (tree / name).read_bytes())
+    assert read_index(tree / "index.csv", read_pairs(tree / "pairs.csv"))[2].twin_of == tree / "real/web/a.jpg"
 
 
 def test_a_missing_column_and_an_empty_folder_are_told(tree):

@@ -1,13 +1,15 @@
 """Features are computed once, and anew when anything that makes them changes."""
 
 import inspect
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import encode, photo
 from PIL import Image
 
-from mdmf_ops.detector import Detector, frequencies
+from mdmf_ops.detector import Detector, backbone, decode, frequencies, jpeg_pixels
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
@@ -20,13 +22,13 @@ def made(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         path.write_bytes(encode(photo(i, 160, 200), "PNG"))
-    images = [LabelledImage(path, False, "source") for path in paths]
-    backbone = Detector.load(device="cpu").backbone
+    extractor = Detector.load(device="cpu").backbone
 
     def extracted():
         steps = []
+        images = [LabelledImage(path, False, "source") for path in sorted(tmp_path.glob("*.png"))]
         features = extract(
-            images, backbone, "evaluation_chain", 2, 7, tmp_path / "work", lambda *step: steps.append(step)
+            images, extractor, "evaluation_chain", 2, 7, tmp_path / "work", lambda *step: steps.append(step)
         )
         return features, steps
 
@@ -36,8 +38,8 @@ def made(tmp_path):
 def test_a_copy_is_that_of_its_chain_whatever_the_processes(made):
     features, _ = made()
     pixels = augment.evaluation_chain(Image.fromarray(photo(2, 160, 200)), np.random.default_rng([7, 1, 2]))
-    backbone = Detector.load(device="cpu").backbone
-    seen = backbone.seen(cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, backbone.geometry)))
+    extractor = Detector.load(device="cpu").backbone
+    seen = extractor.seen(cut_tiles(pixels, plan_tiles(pixels.height, pixels.width, extractor.geometry)))
     np.testing.assert_array_equal(features.seen[features.starts[1, 2] : features.starts[1, 3]], seen.half().numpy())
 
 
@@ -51,11 +53,49 @@ def test_what_is_there_is_not_computed_again(made, tmp_path):
     np.testing.assert_array_equal(first.seen, again.seen)
 
 
-@pytest.mark.parametrize("module", [augment, frequencies, inspect.getmodule(Detector), None])
+MAKERS = (augment, frequencies, inspect.getmodule(decode), jpeg_pixels, backbone)
+
+
+@pytest.mark.parametrize("module", [*MAKERS, inspect.getmodule(Detector), None])
 def test_another_text_of_what_makes_them_is_another_set(made, tmp_path, monkeypatch, module):
     made()
     text_of = inspect.getsource
     monkeypatch.setattr(inspect, "getsource", lambda of: text_of(of) + ("#" if of is module else ""))
     _, steps = made()
-    matters = module in (augment, frequencies)
-    assert (len(steps), len(list((tmp_path / "work").iterdir()))) == ((6, 4) if matters else (0, 2))
+    assert (len(steps), len(list((tmp_path / "work").iterdir()))) == ((6, 4) if module in MAKERS else (0, 2))
+
+
+def test_another_graph_is_another_set(made, monkeypatch):
+    first, _ = made()
+    read_bytes = Path.read_bytes
+    documented = b"\x32\x01#"  # doc_string of an ONNX model: another graph, that computes the same
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + documented * (path.name == "micro.onnx"))
+    again, steps = made()
+    assert len(steps) == 6
+    assert again.digest != first.digest
+    np.testing.assert_array_equal(first.seen, again.seen)
+
+
+def test_a_picture_that_was_replaced_is_embedded_anew_even_if_it_is_as_large(made, tmp_path):
+    first, _ = made()
+    path, other = tmp_path / "1.png", encode(photo(8, 160, 200), "PNG")
+    size_bytes = max(len(other), path.stat().st_size)
+    path.write_bytes(path.read_bytes().ljust(size_bytes, b"\0"))  # what follows a PNG's end is no part of its picture
+    padded, _ = made()
+    before = path.stat()
+    path.write_bytes(other.ljust(size_bytes, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again, steps = made()
+    np.testing.assert_array_equal(padded.seen, first.seen)
+    assert len(steps) == 6
+    assert again.digest != padded.digest
+    np.testing.assert_array_equal(again.patches(0), first.patches(0))
+    assert not np.array_equal(again.patches(1), first.patches(1))
+
+
+def test_pictures_that_were_moved_are_not_embedded_again(made, tmp_path):
+    first, _ = made()
+    (tmp_path / "2.png").rename(tmp_path / "3.png")
+    again, steps = made()
+    assert steps == []
+    assert again.digest == first.digest

@@ -10,7 +10,7 @@ import torch
 from mdmf_ops.detector.bank import LARGEST_ERROR
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
-from mdmf_ops.training.fit import TrainingConfig, fit, source_weights
+from mdmf_ops.training.fit import METHODS, TrainingConfig, fit, source_weights
 from mdmf_ops.training.score import score_features
 
 CONFIG = TrainingConfig(
@@ -80,6 +80,31 @@ def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, imag
     assert torch.equal(bank.signatures, whole_bank.signatures)
 
 
+SMALLEST = {
+    "copies": 1,
+    "bank_size": 2,
+    "kernel_width": 1e-9,
+    "between_sources": 0,
+    "steps": 1,
+    "batch_images": 1,
+    "patches_per_image": 2,
+    "batch_bank_patches": 8,
+    "learning_rate": 1e-9,
+    "weight_decay": 0,
+    "hidden_dim": 0,
+    "signature_dim": 1,
+    "dropout": 0,
+    "seed": 0,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_smallest_settings_there_are_make_a_detector_of_finite_numbers(features, images, method):
+    config = TrainingConfig.from_dict(SMALLEST | {"method": method})
+    signature, bank = fit(features, images, np.arange(40), config)
+    assert all(tensor.isfinite().all() for tensor in [*signature.state_dict().values(), *bank.tensors().values()])
+
+
 def test_one_class_alone_is_refused(features, images):
     with pytest.raises(ValueError, match="both real and generated"):
         fit(features, images, np.arange(0, 40, 2), CONFIG)
@@ -102,6 +127,30 @@ def test_classes_weigh_alike_and_sources_by_the_root_of_their_size():
         ({"in_common": 1.01}, "in_common is from 0 to 1, found 1.01"),
         ({"in_common": -1}, "in_common is from 0 to 1, found -1"),
         ({"in_common": float("nan")}, "in_common is from 0 to 1, found nan"),
+        *(({name: 0}, f"{name} must be positive and finite, found 0") for name in ("kernel_width", "learning_rate")),
+        ({"kernel_width": -2.0}, "kernel_width must be positive and finite, found -2.0"),
+        ({"kernel_width": float("nan")}, "kernel_width must be positive and finite, found nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, found inf"),
+        ({"learning_rate": 10**400}, "learning_rate must be positive and finite, found 10"),
+        *(
+            ({name: least - 1}, f"{name} must be finite and at least {least}, found {least - 1}")
+            for name, least in {
+                "copies": 1,
+                "steps": 1,
+                "batch_images": 1,
+                "signature_dim": 1,
+                "bank_size": 2,
+                "patches_per_image": 2,
+                "batch_bank_patches": 8,
+                "hidden_dim": 0,
+                "seed": 0,
+                "between_sources": 0,
+                "weight_decay": 0,
+            }.items()
+        ),
+        ({"between_sources": float("inf")}, "between_sources must be finite and at least 0, found inf"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite and at least 0, found nan"),
+        ({"dropout": 1.0}, "dropout is from 0 to less than 1, found 1.0"),
         ([1], r"settings are an object of names and values, found \[1\]"),
     ],
 )

@@ -58,7 +58,7 @@ def test_every_real_image_is_calibrated_with_and_scored_by_a_detector_that_never
     assert manifest["calibration"]["sources"] == {"phone": 150, "web": 150}
     assert "never saw the image's source" in manifest["calibration"]["scored_by"]
     [stratum] = Detector.load(recipe / "detector", device="cpu").calibration.strata
-    assert stratum.calibration_id == "sources-out-from0-n900"
+    assert stratum.calibration_id == "sources-out-from0-n300"
 
 
 def test_calibration_trains_on_no_source_that_the_detector_was_not_trained_on(recipe, tmp_path):
