@@ -3,12 +3,17 @@
 import datetime
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from itertools import groupby, pairwise
 from statistics import mean, median
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, copy_detector, encode, photo, write_images
@@ -19,6 +24,7 @@ from scans import scan
 from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
 from mdmf_ops.beam.drift import sample, summarise
+from mdmf_ops.schema import SCHEMA
 
 PAGE = ROOT / "docs/sql.md"
 START = "Start here"
@@ -27,19 +33,31 @@ QUERIES = {
 }
 
 
-def write_earlier(source, output, run_id, days):
-    """Commits the rows of a scan as they would be, had it run some days earlier."""
-    date = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=days)
+NOTHING = {field.name: None for field in SCHEMA if field.nullable}
+UNAVAILABLE = NOTHING | {"status": "failed", "error_code": "unavailable", "error_message": "HTTP 503"}
+BEFORE_1_2 = {"declared_us": None, "device": None, "precision": None}
+
+
+def write_earlier(source, output, run_id, weeks, day, some=slice(None), **changed):
+    """Commits some rows of a scan as they would be, had it run on a day of an earlier week, changed as told."""
+    now = datetime.datetime.now(datetime.timezone.utc).replace(hour=12)
+    date = now + datetime.timedelta(weeks=-weeks, days=day - now.weekday())
     run = Run(str(output), run_id, f"{date:%Y-%m-%d}", date.isoformat(timespec="seconds"))
     [path] = source.glob("scan_date=*/*.parquet")
-    rows = pq.ParquetFile(path).read().to_pylist()
-    rows = [row | {"run_id": run_id, "scanned_at": date + datetime.timedelta(seconds=i)} for i, row in enumerate(rows)]
+    rows = pq.ParquetFile(path).read().to_pylist()[some]
+    rows = [
+        row | changed | {"run_id": run_id, "scanned_at": date + datetime.timedelta(seconds=i)}
+        for i, row in enumerate(rows)
+    ]
     commit(run, len(rows), [write_shard(run, 0, 1, rows)], CommitOptions())
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with `scores`: a scan of weeks ago, one by another detector of last week, and a killed one."""
+    """A folder with `scores`: a scan of weeks ago, four of last week by two detectors, and a killed one.
+
+    Of last week's scans two saw the same images under each detector, and the last could read none of its two.
+    """
     home = tmp_path_factory.mktemp("home")
     photos = write_images(home / "photos", good=9, broken=4)
     for name in ("cat", "coffee", "flower", "temple"):
@@ -52,18 +70,22 @@ def home(tmp_path_factory):
     (photos / "says/phone.jpg").write_bytes(picture("JPEG", xmp=xmp(IPTC + "computationalCapture", "Phone 9")))
     (photos / "says/webui.png").write_bytes(png_with_text(parameters=WEB_UI_TEXT))
     scan(photos, home / "one", alpha=0.01)
-    write_earlier(home / "one", home / "scores", "one", days=21)
+    write_earlier(home / "one", home / "scores", "one", weeks=3, day=0)
+    write_earlier(home / "one", home / "scores", "one-again", weeks=1, day=0, device="cuda GPU")
 
     copy_detector(home / "other", "other")
     (photos / "samples/cat.jpg").write_bytes(encode(photo(77)))
     (photos / "new.png").write_bytes(encode(photo(78), "PNG"))
     (photos / "samples/temple.jpg").unlink()
     scan(photos, home / "two", alpha=0.9, assets=str(home / "other"))
-    write_earlier(home / "two", home / "scores", "two", days=5)
+    write_earlier(home / "two", home / "scores", "two", weeks=1, day=1)
+    half = slice(None, None, 2)
+    write_earlier(home / "two", home / "scores", "two-again", weeks=1, day=2, some=half, **BEFORE_1_2)
+    write_earlier(home / "two", home / "scores", "unread", weeks=1, day=3, some=slice(2), **UNAVAILABLE)
 
     scan(photos, home / "three", run_id="killed", alpha=0.9)
     shutil.copytree(home / "three", home / "scores", dirs_exist_ok=True, ignore=lambda _folder, _names: ["_runs"])
-    assert len(list(home.glob("scores/scan_date=*/*.parquet"))) == 3
+    assert len(list(home.glob("scores/scan_date=*/*.parquet"))) == 6
     return home
 
 
@@ -89,11 +111,12 @@ def rows(home):
     return rows
 
 
-def newest(rows, key="image_uri"):
-    found = {}
-    for row in sorted(rows, key=lambda row: row["scanned_at"]):
-        found[row[key]] = row
-    return list(found.values())
+def in_time(rows):
+    return sorted(rows, key=lambda row: (row["scanned_at"], row["run_id"]))
+
+
+def newest(rows, *keys):
+    return [in_time(group)[-1] for group in grouped(rows, *(keys or ["image_uri"])).values()]
 
 
 def scored(rows):
@@ -116,10 +139,9 @@ def columns(rows, *names):
 
 
 def history(rows):
-    """Consecutive rows of each image, in pairs."""
-    in_time = sorted(rows, key=lambda row: (row["image_uri"], row["scanned_at"]))
-    for _, images in groupby(in_time, key=lambda row: row["image_uri"]):
-        yield from pairwise(images)
+    """The two newest scores of each image that has as many."""
+    of_image = grouped(scored(rows), "image_uri").values()
+    return [in_time(group)[-2:] for group in of_image if len(group) > 1]
 
 
 def newest_verdicts(rows):
@@ -128,7 +150,7 @@ def newest_verdicts(rows):
 
 
 def flag_rates(rows):
-    groups = grouped(scored(rows), "week", "folder")
+    groups = grouped(newest(scored(rows), "week", "image_uri"), "week", "folder")
     return [(*key, len(g), flagged(g), round(flagged(g) / len(g), 4)) for key, g in sorted(groups.items())]
 
 
@@ -137,10 +159,11 @@ def excess(rows):
         return "none" if row["jpeg_quality"] is None else str(row["jpeg_quality"] // 10 * 10)
 
     found = []
-    for key, group in grouped(scored(newest(rows)), "image_format", quality_from).items():
+    for key, group in grouped(scored(newest(rows)), "detector_id", "image_format", quality_from).items():
         rate, alpha = flagged(group) / len(group), mean(row["alpha"] for row in group)
-        found.append((*key, len(group), rate, (rate - alpha) / math.sqrt(alpha * (1 - alpha) / len(group))))
-    return sorted(found, key=lambda row: (-row[4], row[0], row[1]))
+        if flagged(group) >= 5:
+            found.append((*key, len(group), rate, (rate - alpha) / math.sqrt(alpha * (1 - alpha) / len(group))))
+    return sorted(found, key=lambda row: (-row[5], *row[:3]))
 
 
 def changes(rows):
@@ -158,7 +181,7 @@ def changes(rows):
 def newly_flagged(rows):
     found = []
     for before, after in history(rows):
-        if after["verdict"] == "likely_ai" and before["verdict"] not in (None, "likely_ai"):
+        if after["verdict"] == "likely_ai" and before["verdict"] != "likely_ai":
             why = "the same again: look at alpha"
             if after["image_sha256"] != before["image_sha256"]:
                 why = "another picture"
@@ -174,7 +197,8 @@ def record(rows):
     return columns(
         found,
         *("scanned_at", "run_id", "row_id", "image_generation", "image_sha256", "mmd2", "p_value", "alpha", "verdict"),
-        *("detector_id", "signature_sha256", "bank_sha256", "calibration_id", "declared_source", "c2pa_signature"),
+        *("detector_id", "signature_sha256", "bank_sha256", "calibration_id", "device", "precision"),
+        *("declared_source", "c2pa_signature"),
     )
 
 
@@ -191,33 +215,35 @@ def strongest_patches(rows):
 
 def drift(rows):
     found, before = [], {}
-    for (image_format, week), group in sorted(grouped(scored(rows), "image_format", "week").items()):
+    of_week = newest(scored(rows), "week", "image_uri", "detector_id")
+    for (*stratum, week), group in sorted(grouped(of_week, "detector_id", "image_format", "week").items()):
         now = median(row["mmd2"] for row in group)
         short = median(min(row["width_px"], row["height_px"]) for row in group)
-        change = now - before[image_format] if image_format in before else None
-        found.append((week, image_format, len(group), now, change, short))
-        before[image_format] = now
+        change = now - before[tuple(stratum)] if tuple(stratum) in before else None
+        found.append((week, *stratum, len(group), now, change, short))
+        before[tuple(stratum)] = now
     return found
 
 
 def tenths(rows):
-    counts = Counter(min(int(row["p_value"] * 10), 9) for row in scored(newest(rows)))
-    return sorted(counts.items())
+    counts = Counter((row["detector_id"], min(int(row["p_value"] * 10), 9)) for row in scored(newest(rows)))
+    return sorted((*key, count) for key, count in counts.items())
 
 
 def cost(rows):
     found = []
     for (run_id,), group in sorted(grouped(rows, "run_id").items()):
-        hours = sum(row[name] or 0 for row in group for name in ("decode_us", "score_us", "declared_us")) / 3.6e9
+        hours = sum(row[name] or 0 for row in group for name in ("decode_us", "declared_us")) / 3.6e9
+        hours += sum(row["score_us"] or 0 for row in group if row["device"] in ("cpu", None)) / 3.6e9
         done = len(scored(group))
         read = sum(row["image_bytes"] for row in group if row["image_sha256"])
-        found.append((run_id, done, hours, round(done / hours), read))
+        found.append((run_id, done, hours, round(done / hours) if hours else None, read))
     return found
 
 
 def by_size(rows):
-    assert all(row["width_px"] * row["height_px"] < 1e6 for row in scored(rows))
-    group = scored(rows)
+    group = scored(newest(rows))
+    assert all(row["width_px"] * row["height_px"] < 1e6 for row in group)
     times = [mean(row[name] for row in group) / 1000 for name in ("decode_us", "score_us")]
     return [("under 1 megapixel", len(group), mean(len(row["tiles"]) for row in group), *times)]
 
@@ -314,7 +340,7 @@ def test_the_query_gives_what_python_finds(question, database, rows):
 
 
 def test_a_run_with_a_row_too_few_is_found(database, home):
-    [path] = home.glob("scores/scan_date=*/one-*.parquet")
+    [path] = home.glob("scores/scan_date=*/one-0*.parquet")
     whole = path.read_bytes()
     try:
         pq.write_table(pq.ParquetFile(path).read().slice(1), path)
@@ -352,7 +378,132 @@ def read_killed(home):
 
 
 def test_the_history_has_what_the_questions_are_about(rows):
-    assert {row["run_id"] for row in rows} == {"one", "two"}
+    assert {row["run_id"] for row in rows} == {"one", "one-again", "two", "two-again", "unread"}
     assert len({row["detector_id"] for row in rows}) == len({row["week"] for row in rows}) == 2
     assert {why for *_, why in newly_flagged(rows)} <= {"another picture", "another detector"}
     assert copies([row for row in rows if row["run_id"] == "one"])
+
+
+# What the queries say of rows that are few enough to see the answer.
+
+
+def made(*rows, **columns):
+    """A database whose `scores` are these rows, or these columns, with `latest` as the page has it."""
+    database = duckdb.connect()
+    database.register("scores", pa.table(columns) if columns else pa.Table.from_pylist(rows))
+    [start] = blocks(sections(PAGE)[START], "sql")
+    database.sql(start[start.index("create or replace view latest") :])
+    return database
+
+
+def scan_of(uri, day, verdict, **changed):
+    """A row of a scan of that day in the week of 5 January 2026; without a verdict it failed."""
+    row = {
+        "image_uri": uri,
+        "folder": "",
+        "scanned_at": datetime.datetime(2026, 1, 5 + day, tzinfo=datetime.timezone.utc),
+    }
+    row |= {"run_id": f"run{day}", "status": "scored" if verdict else "failed", "verdict": verdict, "p_value": 0.5}
+    row |= {"detector_id": "a", "image_sha256": uri, "image_format": "JPEG", "mmd2": 0.1, "width_px": 8, "height_px": 8}
+    return row | changed
+
+
+def test_newly_flagged_is_what_the_newest_two_scores_say():
+    verdicts = {
+        "cat": ("likely_real", None, "likely_ai"),
+        "temple": ("likely_real", "likely_ai", "likely_real"),
+        "coffee": ("likely_real", "likely_ai", "likely_ai"),
+        "flower": ("uncertain", "likely_ai", None),
+        "new": (None, None, "likely_ai"),
+    }
+    rows = [scan_of(uri, day, verdict) for uri, of in verdicts.items() for day, verdict in enumerate(of)]
+    found = made(*rows).sql(QUERIES["Which images are flagged now and were not before?"]).fetchall()
+    assert [line[:2] for line in found] == [("cat", "likely_real"), ("flower", "uncertain")]
+    assert [row[:2] for row in newly_flagged(rows)] == [line[:2] for line in found]
+
+
+def test_an_image_counts_once_a_week_however_often_it_was_scored():
+    rows = [scan_of(uri, day, "likely_real") for uri in ("a", "b", "c") for day in (0, 1)]
+    rows += [scan_of("a", 2, "likely_ai"), scan_of("b", 3, None), scan_of("c", 7, "likely_ai")]
+    found = made(*rows).sql(QUERIES["How many images are flagged, by week and source?"]).fetchall()
+    assert [line[2:] for line in found] == [(3, 1, 0.3333), (1, 1, 1.0)]
+    found = made(*rows).sql(QUERIES["Do the images drift?"]).fetchall()
+    assert [line[3] for line in found] == [3, 1]
+
+
+def test_scores_of_two_detectors_are_no_drift():
+    rows = [scan_of(str(i), 0, "likely_real", mmd2=i / 10) for i in range(3)]
+    rows += [scan_of(str(i), 7, "likely_real", mmd2=i / 10 - 0.78, detector_id="b") for i in range(3)]
+    rows += [scan_of(str(i), 14, "likely_real", mmd2=i / 10 + 0.05) for i in range(3)]
+    found = made(*rows).sql(QUERIES["Do the images drift?"]).fetchall()
+    assert [(line[1], line[5]) for line in found] == [("a", None), ("a", pytest.approx(0.05)), ("b", None)]
+
+
+def test_what_rows_do_not_say_costs_nothing_and_waiting_for_a_gpu_is_no_core_hour():
+    hour_us = 3_600_000_000
+    took = {"decode_us": hour_us, "score_us": 2 * hour_us, "declared_us": hour_us, "image_bytes": 7, "device": "cpu"}
+    nothing = dict.fromkeys((*took, "image_sha256"))
+    rows = [
+        scan_of("a", 0, "likely_real", **took),
+        scan_of("a", 1, "likely_real", **took | {"declared_us": None, "device": None}),
+        scan_of("a", 2, None, **nothing),
+        scan_of("a", 3, "likely_real", **took | {"decode_us": 0, "device": "cuda NVIDIA H100"}),
+    ]
+    found = made(*rows).sql(QUERIES["What does a scan cost?"]).fetchall()
+    assert [line[1:] for line in found] == [(1, 4, 0, 7), (1, 3, 0, 7), (0, 0, None, 0), (1, 1, 1, 7)]
+
+
+def above(rng, sizes, rate, alpha=0.01):
+    """Excess of each stratum that the query lists, of made images, flagged at a rate and of so many in each stratum."""
+    stratum = np.repeat(np.arange(len(sizes)), sizes)
+    verdicts = np.where(rng.random(stratum.size) < rate, "likely_ai", "likely_real")
+    database = made(
+        image_uri=np.arange(stratum.size).astype(str),
+        image_format=stratum.astype(str),
+        verdict=verdicts,
+        **{
+            name: pa.repeat(value, stratum.size)
+            for name, value in (("status", "scored"), ("detector_id", "a"), ("jpeg_quality", pa.scalar(90, pa.int16())))
+        },
+        alpha=np.full(stratum.size, alpha, np.float32),
+        scanned_at=np.zeros(stratum.size, "datetime64[us]"),
+        run_id=pa.repeat("run", stratum.size),
+    )
+    return np.array([line[-1] for line in database.sql(QUERIES[FAR_ABOVE]).fetchall()])
+
+
+FAR_ABOVE = "Where is the flag rate far above alpha?"
+
+
+def test_a_large_excess_is_no_accident():
+    rng = np.random.default_rng(0)
+    assert "fewer than one in 1,000 come above 5" in sections(PAGE)[FAR_ABOVE].replace("\n", " ")
+    sizes = [1, 5, 20, 73, 150, 600] * 1000
+    by_chance = above(rng, sizes, rate=0.01)
+    assert len(by_chance) and (by_chance > 5).sum() < len(sizes) / 1000
+    assert (above(rng, [10, 100, 1000], rate=0.6) > 5).all(), "a stratum that is flagged throughout is not missed"
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.01, 0.05, 0.2])
+def test_no_number_of_images_makes_an_excess_of_five_likely(alpha):
+    # Beyond ten expected flags it is rarer and rarer.
+    for images in range(5, round(10 / alpha)):
+        enough = max(5, math.floor(images * alpha + 5 * math.sqrt(images * alpha * (1 - alpha))) + 1)
+        chance = math.comb(images, enough) * alpha**enough * (1 - alpha) ** (images - enough)
+        # Each term of the tail is less than this times the one before it.
+        ratio = (images - enough) / (enough + 1) * alpha / (1 - alpha)
+        assert chance / (1 - ratio) < 0.001
+
+
+def test_analysts_count_images_of_committed_runs(home, rows, tmp_path):
+    (tmp_path / "mdmf").write_text(f'#!/bin/sh\nexec {sys.executable} -m mdmf_ops "$@"\n')
+    (tmp_path / "mdmf").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    in_sql, in_python = (
+        subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=home, env=environment).stdout
+        for block in blocks((ROOT / "docs/analysts.md").read_text(), "python")
+    )
+    counts = Counter(row["verdict"] or "NULL" for row in newest(rows))
+    assert dict(re.findall(r"│ (\w+) +│ +(\d+) │", in_sql)) == {verdict: str(n) for verdict, n in counts.items()}
+    images = scored(newest(rows))
+    assert in_python == f"{flagged(images)} flagged of {len(images)}\n"

@@ -31,7 +31,8 @@ class Score:
         plan: where the tiles lie, in px of the upright image.
         width_px, height_px: of the upright image; its pixels are not kept.
         decode_us, score_us: how long it took, in microseconds, where `Detector.score` was asked; else 0. While one
-            image is scored the next ones are decoded.
+            image is scored the next ones are decoded. On an accelerator several are scored at once: `score_us` has the
+            wait for those before in it, and may sum to more than the time that passed.
     """
 
     mmd2: float
