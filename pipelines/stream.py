@@ -18,7 +18,8 @@ from functools import partial
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.direct import direct_runner
+from apache_beam.runners.runner import PipelineResult, create_runner
 
 from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import current_id, named_id
@@ -41,7 +42,7 @@ from pipelines.options import (
     scoring_hints,
 )
 
-_LOCAL_RUNNERS = (None, "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner")
+_LOCAL_RUNNERS = (direct_runner.BundleBasedDirectRunner, direct_runner.SwitchingDirectRunner)
 
 
 class StreamOptions(PipelineOptions):
@@ -138,8 +139,12 @@ def _verdicts(text: str) -> str:
 
 
 def is_local(options: StreamOptions) -> bool:
-    """Whether the options name the runner of this machine."""
-    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+    """Whether the options name the runner of this machine, in whichever of the ways that Beam takes."""
+    name = options.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER
+    try:
+        return isinstance(create_runner(name), _LOCAL_RUNNERS)
+    except Exception:  # Beam says what is wrong with a name when it is to run there
+        return False
 
 
 def windows_of(options: argparse.Namespace | StreamOptions) -> Windows:
@@ -219,12 +224,15 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
 def drain_on_signals() -> None:
     """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written; a second one at once."""
 
-    def drain(number: int, _frame: object) -> None:
+    def drain(_number: int, _frame: object) -> None:
         SUBSCRIPTION.drain()
-        signal.signal(number, signal.SIG_DFL)
+        on_signals(signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, drain)
+    def on_signals(handler) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handler)
+
+    on_signals(drain)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

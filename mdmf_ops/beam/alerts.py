@@ -27,6 +27,9 @@ _FROM_ROW = (
 _MAX_MESSAGE_BYTES = 10_000_000
 _MAX_ATTRIBUTES, _MAX_KEY_BYTES, _MAX_VALUE_BYTES = 100, 256, 1024
 
+_TAKEN = frozenset(("self", "topic", "data", "ordering_key", "retry", "timeout"))
+"""Beam publishes attributes as keywords of Google's client, beside those that it takes itself."""
+
 
 class Alerts(beam.PTransform):
     """`Scored` to alert messages, for the verdicts chosen.
@@ -91,8 +94,9 @@ class _FailedDoFn(beam.DoFn):
 def make_error(scored: Scored) -> PubsubMessage:
     """The original data and attributes, and the reason.
 
-    Attributes of the service's own (`goog...`) cannot be published again. Where ours would make the message larger
-    than the service takes, the original's last attributes give way, then its data, and `mdmf_cut` says so.
+    Attributes of the service's own (`goog...`) cannot be published again, nor those that Beam cannot publish. Where
+    ours would make the message larger than the service takes, the original's last attributes give way, then its data.
+    `mdmf_cut` says what of the original is not there.
     """
     message, row = scored.ref.message, scored.row
     reason = {
@@ -105,7 +109,7 @@ def make_error(scored: Scored) -> PubsubMessage:
     kept = {key: value for key, value in kept.items() if key not in reason and key != "mdmf_cut"}
     room = _MAX_ATTRIBUTES - len(reason) - 1
     attributes = dict(list(kept.items())[:room]) | reason
-    cut = ["attributes"] * (len(kept) > room)
+    cut = ["attributes"] * (len(kept) > room or not _TAKEN.isdisjoint(message.attributes))
     data = message.data
     size_bytes = len(data) + sum(len(key.encode()) + len(value.encode()) + 20 for key, value in attributes.items())
     if size_bytes > _MAX_MESSAGE_BYTES - 1024:
@@ -117,7 +121,7 @@ def make_error(scored: Scored) -> PubsubMessage:
 
 def _may_publish(key: str, value: str) -> bool:
     sizes = (len(key.encode()) <= _MAX_KEY_BYTES, len(value.encode()) <= _MAX_VALUE_BYTES)
-    return bool(key) and not key.startswith("goog") and all(sizes)
+    return bool(key) and key not in _TAKEN and not key.startswith("goog") and all(sizes)
 
 
 def _cut(text: str) -> str:

@@ -103,22 +103,22 @@ def current_id(options: DetectorOptions) -> str:
     return current_detector(options).get().assets.detector_id
 
 
-_NAMED: dict[str | None, str] = {}
+_NAMED: dict[str | None, tuple[int, str]] = {}
+"""Of each `assets`: when the pointer was last looked at, counted in readings that were due, and the id it named."""
 
 
 def named_id(options: DetectorOptions) -> str:
     """Id of the detector that is named now, from its manifest alone: for workers that do not score."""
-    try:
-        _NAMED[options.assets] = _read_named(options.assets, int(time.monotonic() // max(options.check_s, 1)))
-    except Exception:  # as where they do score: what was named before holds until the pointer is mended
-        if options.assets not in _NAMED:
-            raise
-    return _NAMED[options.assets]
-
-
-@lru_cache(maxsize=4)
-def _read_named(assets: str | None, _when: int) -> str:
-    return read_id(read_pointer(assets) if assets and is_pointer(assets) else assets)
+    assets, when = options.assets, int(time.monotonic() // max(options.check_s, 1))
+    looked_at, named = _NAMED.get(assets, (None, ""))
+    if when != looked_at:
+        try:
+            named = read_id(read_pointer(assets) if assets and is_pointer(assets) else assets)
+        except Exception:  # as where they do score: what was named before holds until the pointer is mended
+            if not named:
+                raise
+        _NAMED[assets] = when, named
+    return named
 
 
 def is_pointer(assets: str) -> bool:

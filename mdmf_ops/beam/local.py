@@ -8,7 +8,8 @@ Dataflow none of this runs: the service does it.
 Its ParDo copies, examines, sets up and tears down a DoFn for each bundle: with bundles of a few messages that took as
 long as scoring small images. This one keeps a step's DoFn from bundle to bundle, as a service does.
 
-Its timers count by a clock that may be set back. Here they go on (`SteadyClock`).
+Its timers count by a clock that may be set back. Here they go on (`SteadyClock`). Its grouping takes ever longer, the
+more windows have closed. Here it does not (`GroupEvaluator`).
 
 Only the bundle-based local runner is touched: the one table in which it looks up how to run a transform, and its clock.
 """
@@ -49,6 +50,7 @@ from google.cloud import pubsub_v1
 
 from mdmf_ops.beam.alive import ask_whether_connections_live
 from mdmf_ops.beam.clock import SteadyClock
+from mdmf_ops.beam.group import GroupEvaluator
 from mdmf_ops.text import told
 
 _log = logging.getLogger(__name__)
@@ -337,5 +339,6 @@ def install(batch_wait_s: float) -> None:
     TransformEvaluatorRegistry._test_evaluators_overrides |= {
         direct_runner._DirectReadFromPubSub: _ReadEvaluator,
         ParDo: _KeptParDoEvaluator,
+        direct_runner._StreamingGroupAlsoByWindow: GroupEvaluator,
     }
     direct_runner.RealClock = SteadyClock

@@ -31,7 +31,7 @@ Seen = dict[bytes, tuple[int, str]]
 
 class Once(beam.PTransform):
     """Lets the first ref of each (URI, generation, detector) pass; the ids of the others' messages leave as
-    `duplicates`.
+    `duplicates`. One that is published again from the error topic is no duplicate of what it was.
 
     Two messages are duplicates if they were published within the horizon of each other, in whatever order and however
     late they are delivered. After that much newer messages have gone through, a key is forgotten, and an older
@@ -83,7 +83,9 @@ class _Memory:
     def pass_first(self, ref: ImageRef, seen: Seen) -> Iterator[ImageRef]:
         """Gives the ref if it is the first of its key, else its message's id as a duplicate; updates `seen`."""
         message = ref.message
-        key = _digest(ref.uri, ref.generation, self._detector_id())
+        # What is published again from the error topic is asked for anew, and names the message it was.
+        again = message.attributes.get("mdmf_message_id", "")
+        key = _digest(ref.uri, ref.generation, self._detector_id(), again)
         first = seen.get(key)
         if first is not None and abs(message.published_us - first[0]) <= self._horizon_us:
             self._duplicates.inc()

@@ -1,12 +1,15 @@
 """`SharedDetector`: one network for all processes of a machine, where each copy would take a GPU's memory again.
 
 The first process that asks loads it; the others send it their tiles through Beam's `MultiProcessShared`, a socket of
-this machine. Decoding, which is most of the work that is left, stays in each process. RunInference can share a model by
-itself, but only as a whole: then one process would decode for all, and a stream could not exchange its detector.
+this machine. Who may use it can run code here, for what comes is unpickled: Beam's key, the same for everybody, gives
+way to one that this user's processes alone can read. Decoding, which is most of the work that is left, stays in each
+process. RunInference can share a model by itself, but only as a whole: then one process would decode for all, and a
+stream could not exchange its detector.
 """
 
 import hashlib
 import os
+import secrets
 import stat
 import tempfile
 import threading
@@ -17,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from apache_beam.utils import multi_process_shared
 from apache_beam.utils.multi_process_shared import MultiProcessShared
 
 from mdmf_ops import __version__
@@ -81,6 +85,7 @@ class SharedDetector(Scorer):
             return self._network
 
     def _acquire(self) -> _Network:
+        multi_process_shared.AUTH_KEY = private_key()
         shared = MultiProcessShared(partial(_Network, self._load), self._tag, path=private_folder())
         network = shared.acquire()
         # Once no process holds it, its memory is free for the next detector.
@@ -105,3 +110,15 @@ def private_folder() -> str:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{folder}: expected a folder that its owner alone may use: remove it")
     return str(folder)
+
+
+def private_key() -> bytes:
+    """By what the processes of this user know each other: 32 random bytes, from a file in `private_folder`."""
+    file = Path(private_folder(), "key")
+    if not file.exists():
+        with tempfile.NamedTemporaryFile(dir=file.parent) as made:  # nobody but its owner may read it
+            made.write(secrets.token_bytes(32))
+            made.flush()
+            with suppress(FileExistsError):  # another process was faster: its key counts
+                os.link(made.name, file)
+    return file.read_bytes()

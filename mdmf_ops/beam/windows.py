@@ -16,7 +16,9 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -233,6 +235,10 @@ class _CloseWindowDoFn(beam.DoFn):
             self._publish(f"{WINDOW_FOLDER}/{name}.json", lambda file: file.write_text(text))
 
     def _publish(self, path: str, write) -> None:
-        with temporary_file(self._stream) as file:
+        run = replace(self._stream, run_id=Path(path).stem)  # a temporary folder that no other file is made in
+        with temporary_file(run) as file:
             write(file)
-            publish(file, f"{self._stream.output}/{path}")
+            publish(file, f"{run.output}/{path}")
+        with suppress(OSError):  # there is none for a bucket; another run may be in that of all
+            Path(run.temporary_folder).rmdir()
+            Path(run.temporary_folder).parent.rmdir()

@@ -1,12 +1,14 @@
 """What is published: alerts as documented, and failed messages as they came, within the service's limits."""
 
+import inspect
 import json
 
 import jsonschema
 import pytest
 from conftest import BROKEN, ROOT, encode, photo
+from google.cloud import pubsub_v1
 
-from mdmf_ops.beam import Image, ImageRef, Run
+from mdmf_ops.beam import Image, ImageRef, Run, alerts
 from mdmf_ops.beam.alerts import ALERT_VERSION, _is_chosen, make_alert, make_error
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.live import Scored
@@ -24,7 +26,7 @@ def detector():
     return Detector.load(device="cpu")
 
 
-def score(detector, data: bytes, **attributes: str) -> Scored:
+def score(detector, data: bytes, /, **attributes: str) -> Scored:
     ref = parse_message(Message(data, attributes, "id-1", PUBLISHED_US))
     result = ref.error or detector.score([data])[0]
     return Scored(ref, make_row(Image(ref, data), result, detector, STREAM))
@@ -96,3 +98,16 @@ def test_an_error_message_is_never_one_that_the_service_refuses(detector):
         cut = sent.attributes.get("mdmf_cut", "").split(",")
         assert ("data" in cut) == (sent.data != data)
         assert ("attributes" in cut) == (len(attributes) > 95)
+
+
+@pytest.mark.parametrize("name", ["topic", "data", "self", "ordering_key", "retry", "timeout"])
+def test_an_attribute_that_would_be_an_argument_of_googles_client_is_left_out_and_said_to_be(detector, name):
+    sent = make_error(score(detector, b"no image", item="7", **{name: "news"}))
+    assert (sent.attributes["item"], sent.attributes["mdmf_cut"], sent.data) == ("7", "attributes", b"no image")
+    # As Beam calls it.
+    inspect.signature(pubsub_v1.PublisherClient.publish).bind("client", "path", sent.data, **sent.attributes)
+
+
+def test_every_argument_of_googles_client_is_known():
+    arguments = inspect.signature(pubsub_v1.PublisherClient.publish).parameters
+    assert {name for name in arguments if name != "attrs"} == alerts._TAKEN

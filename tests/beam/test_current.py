@@ -120,6 +120,19 @@ def test_workers_that_do_not_score_go_by_the_manifest_alone_and_keep_the_last_th
         named_id(DetectorOptions(str(pointer.parent / "nowhere")))
 
 
+def test_a_broken_pointer_is_read_as_seldom_as_a_whole_one(two, monkeypatch):
+    pointer, first, _second = two
+    clock, reads = Clock(), []
+    monkeypatch.setattr("mdmf_ops.beam.current.time.monotonic", clock)
+    monkeypatch.setattr("mdmf_ops.beam.current.read_pointer", lambda path: reads.append(path) or read_pointer(path))
+    options = DetectorOptions(str(pointer), device="cuda", check_s=10)
+    for now_s, words in ((0, "one"), (10, "nowhere"), (20, "")):
+        clock.now_s = now_s
+        pointer.write_text(words)
+        assert {named_id(options) for _ in range(100)} == {first}
+    assert len(reads) == 3
+
+
 def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
     pointer, first, second = two
     with fake_gcs_server() as url, environment(url):

@@ -20,6 +20,12 @@ def ref(message_id: str, second: float, uri: str = "gs://b/a", generation: int |
     return TimestampedValue(ImageRef(uri, generation, message=message), START_S + second)
 
 
+def from_error_topic(message_id: str, second: float, was: str) -> TimestampedValue:
+    found = ref(message_id, second)
+    message = found.value.message._replace(attributes={"mdmf_message_id": was, "mdmf_error_code": "unavailable"})
+    return TimestampedValue(found.value._replace(message=message), found.timestamp)
+
+
 def only_one() -> str:
     return "detector-1"
 
@@ -49,6 +55,13 @@ def test_another_generation_uri_or_none_at_all_is_another_image():
 
 def test_a_redelivery_is_dropped_but_not_acknowledged_before_its_row_is_written():
     run([[ref("1", 0)], [ref("1", 0)], [ref("2", 1)]], ["1"], ["2"])
+
+
+def test_what_is_published_again_from_the_error_topic_gets_a_row_and_its_copies_do_not():
+    again = [from_error_topic("2", 60, was="1"), from_error_topic("2", 60, was="1")]  # the second is a redelivery
+    copy = from_error_topic("3", 61, was="1")
+    twice = from_error_topic("4", 120, was="2")
+    run([[ref("1", 0)], again, [copy], [twice], [ref("5", 121)]], ["1", "2", "4"], ["3", "5"])
 
 
 def test_the_horizon_is_measured_between_publications_not_deliveries():

@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from multiprocessing import AuthenticationError
 from pathlib import Path
 
 import pytest
 import torch
+from apache_beam.utils import multi_process_shared
 from conftest import BROKEN, ROOT, copy_detector, encode, photo, write_images
 from scans import read_rows, scan
 
 from mdmf_ops.beam import shared
 from mdmf_ops.beam.load import DetectorOptions
-from mdmf_ops.beam.shared import SharedDetector, private_folder
+from mdmf_ops.beam.shared import SharedDetector, private_folder, private_key
 from mdmf_ops.detector import Detector, ErrorCode, ImageError
 
 SHARED = DetectorOptions(device="cpu", share=True)
@@ -164,6 +167,25 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
     folder.symlink_to(tmp_path)
     with pytest.raises(PermissionError, match="its owner alone"):
         private_folder()
+
+
+def test_nobody_is_let_in_with_beams_key_or_none(image):
+    mine = SHARED.load(None)
+    host, port = Path(private_folder(), f"{mine._tag}.address").read_text().split(":")
+    for key, let_in in ((b"mps", False), (b"", False), (private_key(), True)):
+        stranger = multi_process_shared._SingletonRegistrar((host, int(port)), authkey=key)
+        with nullcontext() if let_in else pytest.raises(AuthenticationError):
+            stranger.connect()
+    assert mine.score([image.read_bytes()])
+
+
+def test_the_key_is_made_once_and_read_by_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: private_key(), range(64)))
+    assert [len(key) for key in keys] == [32]
+    [file] = Path(private_folder()).iterdir()
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (keys.pop(), 0o600)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.coders import PickleCoder
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct import direct_runner
+from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue, WindowFn
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 import mdmf_ops.beam.windows
 from mdmf_ops.beam import Image, ImageRef, Run
 from mdmf_ops.beam.commit import read_manifests
+from mdmf_ops.beam.group import GroupEvaluator
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.live import Scored
 from mdmf_ops.beam.runs import latest_rows, strays, verify_run
@@ -51,6 +54,14 @@ def scored(detector, stream):
         return TimestampedValue(Scored(ref, make_row(image, image.error, detector, stream)), DAY_S + second)
 
     return make
+
+
+@pytest.fixture(autouse=True, params=["beam", "ours"])
+def grouping(request, monkeypatch):
+    """Beam's own, as other runners have it, and the local stream's."""
+    if request.param == "ours":
+        overrides = TransformEvaluatorRegistry._test_evaluators_overrides
+        monkeypatch.setitem(overrides, direct_runner._StreamingGroupAlsoByWindow, GroupEvaluator)
 
 
 def run(events: test_stream.TestStream, stream: Run, windows: Windows, message_ids: list[str]) -> None:
@@ -126,6 +137,7 @@ def test_every_pane_is_a_whole_run_that_readers_of_the_dataset_see(stream, score
     assert (manifest["inputs"], manifest["counts"]["error_code"]) == (20, {"not_found": 20})
     assert manifest["options"]["stream_id"] == "stream-x"
     assert strays(stream.output) == []
+    assert not Path(stream.output, "_tmp").exists()
     assert len(list(latest_rows(stream.output))) == 20
     relation = duckdb.sql(f"select image_uri from read_parquet('{stream.output}/scan_date=*/*.parquet')")
     assert len(relation.fetchall()) == 20

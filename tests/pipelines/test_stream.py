@@ -6,13 +6,18 @@ With MDMF_FULL=1 the load is 5,000 messages.
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import BROKEN, FULL, copy_detector, encode, photo
+from conftest import BROKEN, FULL, ROOT, copy_detector, encode, photo
 from emulators import Bucket, environment, fake_gcs_server
+from google.cloud.pubsub_v1.types import PubsubMessage
+from google.pubsub_v1.services import publisher as gapic
 from pubsub import PROJECT, StreamProcess, pubsub_emulator, wait_for
 from streams import START_S, check_dataset, flags, metrics_of, read_rows, topics
 
@@ -192,6 +197,67 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
     print(f"{count} messages: {first_mb:.0f} MB resident at the first rows, at most {most_mb:.0f} MB; {metrics}")
     assert most_mb - first_mb < 150
     check_dataset(output)
+
+
+def test_a_message_that_beam_could_not_publish_again_does_not_stop_the_stream(emulator, tmp_path):
+    uploads, alerts, errors = topics("poison")
+    # Google's own client takes no such attribute; whoever speaks to the service otherwise can send it.
+    poison = PubsubMessage(data=b"no image", attributes={"topic": "news", "item": "poison"})
+    gapic.PublisherClient.publish(uploads._publisher, topic=uploads.path, messages=[poison])
+    uploads.publish(encode(photo(1, 64, 64)), item="good").result()
+    with StreamProcess(tmp_path / "log", *flags(tmp_path / "out", uploads, alerts, errors)) as stream:
+        wait_for(lambda: stream.process.poll() is not None or (alerts.pull() and errors.pull()), START_S, "an answer")
+        stream.drain()
+    rows = {row["attributes"]["item"]: row["error_code"] for row in read_rows(tmp_path / "out")}
+    assert rows == {"good": None, "poison": "unsupported_format"}
+    [(data, attributes)] = errors.received
+    assert (data, attributes["item"], attributes["mdmf_cut"]) == (b"no image", "poison", "attributes")
+    assert uploads.pull() == []
+
+
+TWO_SIGNALS = """
+import os, signal
+from mdmf_ops.beam.local import SUBSCRIPTION
+from pipelines.stream import drain_on_signals
+drain_on_signals()
+os.kill(os.getpid(), signal.{first})
+assert SUBSCRIPTION.draining.is_set()
+print("drains", flush=True)
+os.kill(os.getpid(), signal.{second})
+print("goes on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_ends_the_stream_at_once_whichever_it_is(first, second):
+    script = TWO_SIGNALS.format(first=first, second=second)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.returncode) == ("drains\n", -signal.Signals[second]), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("runner", "local"),
+    [
+        (None, True),
+        ("DirectRunner", True),
+        ("direct", True),
+        ("directrunner", True),
+        ("BundleBasedDirectRunner", True),
+        ("switchingdirect", True),
+        ("apache_beam.runners.direct.direct_runner.DirectRunner", True),
+        ("apache_beam.runners.direct.DirectRunner", True),
+        ("TestDirectRunner", True),
+        ("DataflowRunner", False),
+        ("portable", False),
+        ("no_such_module.DirectRunner", False),
+        ("NoRunner", False),
+    ],
+)
+def test_a_runner_of_this_machine_is_known_by_every_name_that_beam_takes(runner, local):
+    from pipelines.stream import StreamOptions, is_local
+
+    assert is_local(StreamOptions([] if runner is None else [f"--runner={runner}"])) == local
 
 
 def memory_mb(pid: int) -> float:
