@@ -3,6 +3,7 @@
 import datetime
 import functools
 import io
+import json
 import struct
 import zlib
 
@@ -21,12 +22,19 @@ MIME_TYPES = {
     "AVIF": "image/avif",
 }
 
+# Editors and cameras that sign.
+NO_GENERATORS = (
+    *("Adobe Photoshop", "Adobe_Photoshop/26.0.0 adobe_c2pa/0.12.2 c2pa-rs/0.32.5", "Adobe Lightroom", "Lightroom"),
+    *("Pixel Camera", "Leica", "Leica M11-P", "Truepic", "Truepic_Lens_SDK/4.1", "Image Creator", "OpenAI-APIs"),
+)
+
 WEB_UI_TEXT = (
     "a lighthouse at dusk\nNegative prompt: people\n"
     "Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1234, Size: 512x512, Model: some_model"
 )
 COMFY_PROMPT = '{"3": {"inputs": {"seed": 8, "steps": 20}, "class_type": "KSampler"}}'
 COMFY_WORKFLOW = '{"last_node_id": 9, "nodes": [{"type": "KSampler"}]}'
+SWARM_TEXT = '{"sui_image_params": {"prompt": "x", "model": "some_model"}}'
 
 
 def picture(image_format: str, **options) -> bytes:
@@ -131,14 +139,34 @@ def _signer() -> tuple[bytes, bytes]:
 @functools.lru_cache
 def signed(image_format: str, source: str = GENERATED, software: str = "Test Generator") -> bytes:
     """A picture with a C2PA manifest, made and signed by the official library."""
+    return sign(image_format, software, {"action": "c2pa.created", "digitalSourceType": IPTC + source})
+
+
+def sign(
+    image_format: str,
+    software: str,
+    *actions: dict,
+    version: int = 2,
+    ingredient: bytes | None = None,
+    relationship: str = "parentOf",
+) -> bytes:
+    """A picture with a C2PA manifest of these actions, or of none; an ingredient is a file of the same format.
+
+    Args:
+        version: of the claim. One of the second must have an action that says how the picture came to be.
+    """
     c2pa = pytest.importorskip("c2pa", reason="pip install c2pa-python")
     chain, key = _signer()
-    action = {"action": "c2pa.created", "digitalSourceType": IPTC + source}
     manifest = {
+        "claim_version": version,
         "claim_generator_info": [{"name": software, "version": "1"}],
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}] if actions else [],
     }
+    builder, mime_type = c2pa.Builder(manifest), MIME_TYPES[image_format]
+    if ingredient is not None:
+        about = {"title": "before", "relationship": relationship, "instance_id": "before", "label": "before"}
+        builder.add_ingredient(json.dumps(about), mime_type, io.BytesIO(ingredient))
     signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(b"es256", chain, key, None))
     target = io.BytesIO()
-    c2pa.Builder(manifest).sign(signer, MIME_TYPES[image_format], io.BytesIO(picture(image_format)), target)
+    builder.sign(signer, mime_type, io.BytesIO(picture(image_format)), target)
     return target.getvalue()

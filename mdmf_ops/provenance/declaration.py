@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from mdmf_ops.provenance import exif, generators
 from mdmf_ops.provenance.blocks import Blocks, find_blocks
-from mdmf_ops.provenance.jumbf import Claim, read_claim
+from mdmf_ops.provenance.claim import Claim, make_claim, with_parents
+from mdmf_ops.provenance.jumbf import read_claim
 from mdmf_ops.provenance.signature import Signature, check_signature
 from mdmf_ops.provenance.sources import GENERATED, source_of, strongest
 from mdmf_ops.provenance.xmp import read_xmp
@@ -77,30 +78,33 @@ def _read_c2pa(content: bytes, store: bytes) -> tuple[Signature, Claim]:
     mime_type = next((name for magic, name in _MIME_TYPES if content.startswith(magic)), "image/avif")
     if content.startswith(b"MM"):
         mime_type = "image/tiff"
-    signature, manifest = check_signature(content, mime_type)
-    if manifest is None:
+    signature, manifests = check_signature(content, mime_type)
+    if not manifests:
         return signature, read_claim(store)
     # Of what is signed only the library's reading counts: another reader may be led to another manifest.
-    try:
-        return signature, _claim_of(manifest)
-    except (AttributeError, TypeError):  # a signer may give its assertions any shape
-        return signature, Claim([], None)
+    return signature, with_parents(*map(_claim_of, manifests))
 
 
 def _claim_of(manifest: dict[str, Any]) -> Claim:
     """The same of a manifest as the library gives it."""
-    assertions = [a for a in manifest.get("assertions", ()) if str(a.get("label")).startswith("c2pa.actions")]
-    actions = [action for assertion in assertions for action in assertion.get("data", {}).get("actions", ())]
-    sources = [source_of(str(action.get("digitalSourceType"))) for action in actions]
-    names = [info.get("name") for info in manifest.get("claim_generator_info") or ()]
+    try:
+        assertions = [a for a in manifest.get("assertions", ()) if str(a.get("label")).startswith("c2pa.actions")]
+        actions = [action for assertion in assertions for action in assertion.get("data", {}).get("actions", ())]
+        sources = [source_of(str(action.get("digitalSourceType"))) for action in actions]
+        agents = (action.get("softwareAgent") for action in actions if action.get("action") == "c2pa.created")
+        agents = [agent.get("name") if isinstance(agent, dict) else agent for agent in agents]
+        names = [info.get("name") for info in manifest.get("claim_generator_info") or ()]
+    except (AttributeError, TypeError):  # a signer may give its assertions any shape
+        return Claim([], None)
     software = next(filter(None, names), manifest.get("claim_generator"))
-    return Claim([source for source in sources if source], software and str(software))
+    return make_claim(sources, software and str(software), (agent for agent in agents if isinstance(agent, str)))
 
 
 def _read_others(blocks: Blocks) -> Iterator[_Said]:
     if blocks.text:
         generator = generators.in_text_chunks(blocks.text)
-        yield _Said("text", generator and GENERATED, generator or blocks.text.get("Software"))
+        generated = generator or generators.labelled_generated(blocks.text.get("AIGC", ""))
+        yield _Said("text", GENERATED if generated else None, generator or blocks.text.get("Software"))
     if blocks.xmp:
         packet = read_xmp(blocks.xmp)
         generated = packet.software is not None and generators.named_generator(packet.software)

@@ -26,16 +26,25 @@ _OWN_KEYWORDS = {
 # Names under which generators and their services sign as software; a photo editor's name says nothing of generation.
 _NAMES = re.compile(
     r"\b(?:NovelAI|Midjourney|DALL[\-·. ]?E|Stable ?Diffusion|Stability ?AI|ComfyUI|InvokeAI|Fooocus|SwarmUI"
-    r"|Draw Things|DreamStudio|Adobe Firefly|Ideogram(?:\.?AI)?|Leonardo\.?AI|Easy Diffusion|FLUX\.[12][\w.-]*"
-    r"|Imagen ?[2-9]|Bing Image Creator|OpenAI|ChatGPT)(?![\w-])",
+    r"|Draw Things|DreamStudio|Adobe[_ ]Firefly|Ideogram(?:\.?AI)?|Leonardo\.?AI|Easy Diffusion|FLUX\.[12][\w.-]*"
+    r"|Imagen ?[2-9]|Bing Image Creator|Image Creator from Designer|OpenAI(?:-API)?|ChatGPT)(?![\w-])",
     re.IGNORECASE,
 )
+_SWARM_KEY = '"sui_image_params"'
+# China's AI label (GB 45438-2025) is JSON, of which the end may be cut: "1" is generated, "2" likely so, "3" suspected.
+_LABEL = re.compile(r'"Label"\s*:\s*"?([^",}\s]*)')
 _SEARCHED_CHARS = 64 << 10
 
 
 def named_generator(software: str) -> bool:
     """Whether the name of a program is that of an image generator."""
     return _NAMES.search(software[:_SEARCHED_CHARS]) is not None
+
+
+def labelled_generated(label: str) -> bool:
+    """Whether China's AI label, the text of `AIGC` in a PNG or in XMP, says that the image is generated."""
+    found = _LABEL.search(label[:_SEARCHED_CHARS])
+    return found is not None and found[1] == "1"
 
 
 def _by_web_ui(text: str) -> bool:
@@ -51,7 +60,7 @@ def in_text_chunks(text: Mapping[str, str]) -> str | None:
         if keyword in text:
             return generator
     parameters = text.get("parameters", "")
-    if '"sui_image_params"' in parameters:
+    if _SWARM_KEY in parameters:
         return "SwarmUI"
     if _by_web_ui(parameters):
         return WEB_UI
@@ -66,7 +75,10 @@ def in_text_chunks(text: Mapping[str, str]) -> str | None:
 def in_exif(tags: Mapping[int, str]) -> str | None:
     """The generator that the text of EXIF tags is written by; None where none is known."""
     tags = {tag: value[:_SEARCHED_CHARS] for tag, value in tags.items()}
-    if _by_web_ui(tags.get(USER_COMMENT, "")):
+    comment = tags.get(USER_COMMENT, "")
+    if _SWARM_KEY in comment:
+        return "SwarmUI"
+    if _by_web_ui(comment):
         return WEB_UI
     if any(_COMFY_TEXT.search(tags.get(tag, "")) for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT)):
         return "ComfyUI"

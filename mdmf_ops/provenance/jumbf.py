@@ -1,13 +1,13 @@
 """What the active manifest of a C2PA store claims: read without checking that anyone vouches for it.
 
-A store is a tree of JUMBF boxes (ISO 19566-5): manifests, and in each a claim and assertions in CBOR. Two strings of it
+A store is a tree of JUMBF boxes (ISO 19566-5): manifests, and in each a claim and assertions in CBOR. Few strings of it
 are wanted, so they are looked for with the length that CBOR gives them; nothing is built of a stranger's bytes.
 """
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from mdmf_ops.provenance.claim import MAX_PARENTS, Claim, make_claim, with_parents
 from mdmf_ops.provenance.sources import SOURCE_PREFIXES, source_of
 
 _MAX_BOXES = 1000
@@ -16,30 +16,41 @@ _MAX_FINDS = 100
 _NEAR_BYTES = 200
 
 
-class Claim(NamedTuple):
-    """The digital source types of the active manifest's actions, and what made the claim."""
-
-    sources: list[str]
-    software: str | None
-
-
 def read_claim(store: bytes) -> Claim:
-    """What the last manifest of a store claims, as far as it can be read."""
+    """What the last manifest of a store claims, and those it was made from, as far as they can be read."""
     try:
         manifests = list(_children(store, *_box(store, 0, len(store))[1:]))
-        active = manifests[-1] if manifests else None
-        sources: list[str] = []
-        software = None
-        for label, start, end in _children(store, *active[1:]) if active else ():
-            if label.startswith("c2pa.claim"):
-                software = software or _generator(store[start:end])
-            elif label == "c2pa.assertions":
-                for name, first, last in _children(store, start, end):
-                    if name.startswith("c2pa.actions"):
-                        sources += _sources(store[first:last])
     except (struct.error, IndexError):  # cut, or no JUMBF
         return Claim([], None)
-    return Claim(sources, software)
+    places = {label: (start, end) for label, start, end in manifests}
+    wanted = manifests[-1][0] if manifests else None
+    claims: list[Claim] = []
+    # Taken out as it is read: manifests that name each other are read once.
+    while len(claims) <= MAX_PARENTS and (place := places.pop(wanted, None)):
+        claim, wanted = _read_manifest(store, *place)
+        claims.append(claim)
+    return with_parents(*claims) if claims else Claim([], None)
+
+
+def _read_manifest(store: bytes, start: int, end: int) -> tuple[Claim, str | None]:
+    """What a manifest claims, and the label of the one it was made from."""
+    sources: list[str] = []
+    agents: list[str | None] = []
+    software = parent = None
+    try:
+        for label, first, last in _children(store, start, end):
+            if label.startswith("c2pa.claim"):
+                software = software or _generator(store[first:last])
+            elif label == "c2pa.assertions":
+                for name, at, until in _children(store, first, last):
+                    if name.startswith("c2pa.actions"):
+                        sources += _sources(store[at:until])
+                        agents += _agents(store[at:until])
+                    elif name.startswith("c2pa.ingredient"):
+                        parent = parent or _parent(store[at:until])
+    except (struct.error, IndexError):
+        return Claim([], None), None
+    return make_claim(sources, software, agents), parent
 
 
 def _box(content: bytes, at: int, limit: int) -> tuple[bytes, int, int]:
@@ -88,12 +99,38 @@ def _sources(assertion: bytes) -> list[str]:
 def _generator(claim: bytes) -> str | None:
     """The name in `claim_generator_info`; of old claims, `claim_generator`."""
     at = claim.find(b"\x74claim_generator_info")
-    if at >= 0:
-        name = claim.find(b"\x64name", at, at + _NEAR_BYTES)
-        if name >= 0:
-            return _text(claim, name + 5)
+    if at >= 0 and (name := _near(claim, b"\x64name", at)) is not None:
+        return name
     at = claim.find(b"\x6fclaim_generator")
     return _text(claim, at + 16) if at >= 0 else None
+
+
+def _agents(assertion: bytes) -> list[str | None]:
+    """The software agents of actions that create: each a text, or a map with one under `name`."""
+    key, found = b"\x6dsoftwareAgent", []
+    at = assertion.find(key) if b"\x6cc2pa.created" in assertion else -1
+    while at >= 0 and len(found) < _MAX_FINDS:
+        at += len(key)
+        is_map = assertion[at] >> 5 == 5
+        found.append(_near(assertion, b"\x64name", at) if is_map else _text(assertion, at))
+        at = assertion.find(key, at)
+    return found
+
+
+def _parent(ingredient: bytes) -> str | None:
+    """Label of the manifest of an ingredient that the image is an edit of; None where it is a mere part."""
+    if b"\x6crelationship\x68parentOf" not in ingredient:
+        return None
+    # The second is of a `c2pa.ingredient.v3`, which says under the same key how its manifest was checked.
+    at = max(ingredient.rfind(b"\x6dc2pa_manifest"), ingredient.rfind(b"\x6eactiveManifest"))
+    url = _near(ingredient, b"\x63url", at) if at >= 0 else None
+    return url.partition("/c2pa/")[2].partition("/")[0] if url else None
+
+
+def _near(content: bytes, key: bytes, at: int) -> str | None:
+    """The text under a key that stands within some bytes behind `at`."""
+    found = content.find(key, at, at + _NEAR_BYTES)
+    return _text(content, found + len(key)) if found >= 0 else None
 
 
 def _text(content: bytes, at: int) -> str | None:

@@ -1,9 +1,12 @@
 """Whether a C2PA manifest's signature holds: asked of the official library, where it is installed."""
 
 import io
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from mdmf_ops.provenance.claim import MAX_PARENTS
 
 _SETTINGS = {
     # Nothing that a stranger's file names is fetched.
@@ -25,10 +28,13 @@ class Signature(str, Enum):
 
 
 class Checked(NamedTuple):
-    """The signature, and of one that holds the active manifest as the library reads it, else None."""
+    """The signature, and of one that holds the manifests as the library reads them, else none.
+
+    The active one comes first, behind it those it was made from, nearest first. The signature covers them all.
+    """
 
     signature: Signature
-    manifest: dict[str, Any] | None
+    manifests: list[dict[str, Any]]
 
 
 @lru_cache(maxsize=1)
@@ -48,13 +54,23 @@ def check_signature(content: bytes, mime_type: str) -> Checked:
         mime_type: of the file, by its content.
     """
     if (library := _library()) is None:
-        return Checked(Signature.UNCHECKED, None)
+        return Checked(Signature.UNCHECKED, [])
     c2pa, context = library
     try:
         with c2pa.Reader(mime_type, io.BytesIO(content), context=context) as reader:
             state = reader.get_validation_state()
-            manifest = reader.get_active_manifest()
+            manifests = _lineage(reader)
     except Exception:  # of whatever kind the library says that a file is damaged
-        return Checked(Signature.INVALID, None)
+        return Checked(Signature.INVALID, [])
     signature = {"Trusted": Signature.TRUSTED, "Valid": Signature.VALID}.get(state, Signature.INVALID)
-    return Checked(signature, None if signature is Signature.INVALID else manifest)
+    return Checked(signature, [] if signature is Signature.INVALID else manifests)
+
+
+def _lineage(reader: Any) -> list[dict[str, Any]]:
+    found = [reader.get_active_manifest()]
+    with suppress(StopIteration, KeyError):  # an ingredient may have come without its manifest
+        for _ in range(MAX_PARENTS):
+            ingredients = found[-1].get("ingredients", ())
+            parent = next(each for each in ingredients if each.get("relationship") == "parentOf")
+            found.append(reader.get_manifest(parent["active_manifest"]))
+    return found

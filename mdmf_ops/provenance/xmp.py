@@ -8,13 +8,15 @@ from contextlib import suppress
 from typing import NamedTuple
 from xml.parsers import expat
 
-from mdmf_ops.provenance.sources import source_of
+from mdmf_ops.provenance.generators import labelled_generated
+from mdmf_ops.provenance.sources import GENERATED, source_of
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/ "
 _SOURCE = (f"{_IPTC}DigitalSourceType", f"{_IPTC}DigitalSourcefileType")
 _SOFTWARE = (f"{_IPTC}AISystemUsed", "http://ns.adobe.com/xap/1.0/ CreatorTool")
-_WANTED = _SOURCE + _SOFTWARE
+_LABEL = "http://www.tc260.org.cn/ns/AIGC/1.0/ AIGC"
+_WANTED = (*_SOURCE, *_SOFTWARE, _LABEL)
 _ROOT, _DESCRIPTION = f"{_RDF}RDF", f"{_RDF}Description"
 _MAX_CHARS = 1000
 _MAX_URI_CHARS = 250
@@ -99,4 +101,5 @@ def read_xmp(packet: bytes) -> Packet:
     found = {name: text.strip() for name, text in reader.found.items()}
     sources = (source_of(found[name]) for name in _SOURCE if name in found)
     software = (found[name] for name in _SOFTWARE if found.get(name))
-    return Packet(next(filter(None, sources), None), next(software, None))
+    source = GENERATED if labelled_generated(found.get(_LABEL, "")) else next(filter(None, sources), None)
+    return Packet(source, next(software, None))

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 from conftest import ROOT, encode, photo
-from declared import GENERATED, MIME_TYPES, chunk, picture, signed, with_segments
+from declared import GENERATED, IPTC, MIME_TYPES, NO_GENERATORS, chunk, picture, sign, signed, with_segments
 
-from mdmf_ops.provenance import Signature, blocks, declaration, read_declaration, signature
+from mdmf_ops.provenance import Signature, blocks, declaration, jumbf, read_declaration, signature
 from mdmf_ops.provenance.blocks import find_blocks
+from mdmf_ops.provenance.claim import MAX_PARENTS
 from mdmf_ops.provenance.jumbf import read_claim
 
 every_format = pytest.mark.parametrize("image_format", MIME_TYPES)
@@ -45,6 +46,144 @@ def test_both_readers_say_the_same_of_a_camera(image_format, monkeypatch):
     without = read_declaration(content)
     assert with_library.source == without.source == "digitalCapture"
     assert with_library.software == without.software == "Camera"
+
+
+@pytest.fixture(params=["library", "no library"])
+def either_reader(request, monkeypatch):
+    if request.param == "no library":
+        monkeypatch.setattr(signature, "_library", lambda: None)
+
+
+def test_a_service_that_signs_is_a_generator_where_no_source_type_is_said(either_reader):
+    content = sign("PNG", "ChatGPT", version=1, ingredient=picture("PNG"))
+    said = read_declaration(content)
+    assert (said.source, said.by, said.software) == (GENERATED, "c2pa", "ChatGPT")
+
+
+@pytest.mark.parametrize("agent", ["Bing Image Creator", {"name": "Adobe_Firefly"}, {"version": "3", "name": "DALL·E"}])
+def test_the_software_agent_of_an_action_may_be_a_generator(agent, either_reader):
+    action = {"action": "c2pa.created", "description": "AI Generated Image", "softwareAgent": agent}
+    said = read_declaration(sign("JPEG", "Provenance Service", {"action": "c2pa.resized"}, action, version=1))
+    assert (said.source, said.by, said.software) == (GENERATED, "c2pa", "Provenance Service")
+
+
+@pytest.mark.parametrize("name", NO_GENERATORS)
+def test_an_editor_or_a_camera_that_signs_is_no_generator(name, either_reader):
+    actions = [{"action": "c2pa.created", "softwareAgent": agent} for agent in (name, {"name": name})]
+    said = read_declaration(sign("PNG", name, *actions, version=1))
+    assert (said.source, said.by, said.software) == (None, None, name)
+
+
+def test_an_edit_by_a_generator_is_no_generated_image(either_reader):
+    said = read_declaration(
+        sign("PNG", "Editor", {"action": "c2pa.edited", "softwareAgent": "Adobe Firefly"}, version=1)
+    )
+    assert said.source is None
+
+
+def test_a_source_type_counts_before_a_name(either_reader):
+    action = {"action": "c2pa.created", "digitalSourceType": IPTC + "digitalCapture", "softwareAgent": "Adobe Firefly"}
+    assert read_declaration(sign("PNG", "ChatGPT", action)).source == "digitalCapture"
+
+
+OPENED = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["before"]}}
+
+
+def edit(content, times=1, version=2):
+    """The same edited again, by claims that say nothing of its source."""
+    for i in range(times):
+        actions = [OPENED] if version == 2 else []
+        content = sign("PNG", f"Editor {i}", *actions, version=version, ingredient=content)
+    return content
+
+
+@pytest.mark.parametrize("source", [GENERATED, "compositeWithTrainedAlgorithmicMedia"])
+@pytest.mark.parametrize("times", [1, 2, MAX_PARENTS])
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_edit_of_a_generated_image_is_generated(source, times, version, either_reader):
+    generated = sign("PNG", "Maker", {"action": "c2pa.created", "digitalSourceType": IPTC + source}, version=version)
+    said = read_declaration(edit(generated, times, version))
+    assert (said.source, said.by, said.software) == (source, "c2pa", f"Editor {times - 1}")
+
+
+def test_a_parent_that_a_generator_signed_counts_too(either_reader):
+    action = {"action": "c2pa.created", "softwareAgent": {"name": "DALL·E 3"}}
+    assert read_declaration(edit(sign("PNG", "A Service", action, version=1), version=1)).source == GENERATED
+
+
+def test_an_edit_of_a_photograph_may_be_anything(either_reader):
+    assert read_declaration(edit(signed("PNG", "digitalCapture"))).source is None
+
+
+def test_what_is_a_mere_part_or_far_back_is_not_what_the_image_is(either_reader):
+    part = sign("PNG", "Maker", {"action": "c2pa.created", "digitalSourceType": IPTC + GENERATED}, version=1)
+    collage = sign("PNG", "Editor", version=1, ingredient=part, relationship="componentOf")
+    assert read_declaration(collage).source is None
+    assert read_declaration(edit(signed("PNG"), times=MAX_PARENTS + 1)).source is None
+
+
+def test_the_nearest_parent_that_says_something_counts(either_reader):
+    action = OPENED | {"digitalSourceType": IPTC + "digitalCapture"}
+    between = sign("PNG", "Camera", action, ingredient=signed("PNG"))
+    assert read_declaration(edit(between)).source is None
+
+
+def test_a_changed_parent_breaks_the_signature():
+    action = {"action": "c2pa.created", "softwareAgent": "Some Camera"}
+    content = edit(sign("PNG", "A Service", action, version=1), version=1)
+    store = find_blocks(content).c2pa
+    changed = content.replace(chunk(b"caBX", store), chunk(b"caBX", store.replace(b"Some Camera", b"DALL-E 3   ")))
+    assert read_declaration(content).c2pa_signature is Signature.VALID
+    assert read_declaration(changed).c2pa_signature is Signature.INVALID
+
+
+def box(kind, payload):
+    return struct.pack(">I4s", 8 + len(payload), kind) + payload
+
+
+def superbox(label, *inside):
+    return box(b"jumb", box(b"jumd", bytes(16) + b"\3" + label.encode() + b"\0") + b"".join(inside))
+
+
+def cbor(text):
+    return (bytes([0x60 + len(text)]) if len(text) < 24 else bytes([0x78, len(text)])) + text.encode()
+
+
+def made_from(label, *parents):
+    """A manifest without a source type, by hand, that was made from others."""
+    urls = [b"\xa1" + cbor("url") + cbor(f"self#jumbf=/c2pa/{parent}") for parent in parents]
+    says = [cbor("relationship") + cbor("parentOf") + cbor("c2pa_manifest") + url for url in urls]
+    boxes = [superbox("c2pa.ingredient.v2", box(b"cbor", b"\xa2" + each)) for each in says]
+    return superbox(label, superbox("c2pa.assertions", *boxes), superbox("c2pa.claim", box(b"cbor", CLAIM)))
+
+
+CLAIM = b"\xa1" + cbor("claim_generator") + cbor("Editor")
+
+
+@pytest.mark.parametrize(
+    ("manifests", "read"),
+    [
+        ([("a", ["a"])], 1),
+        ([("a", ["b"]), ("b", ["a"])], 2),
+        ([("a", ["a"]), ("a", ["a"])], 1),
+        ([("a", ["b", "c"]), ("b", ["c"]), ("c", ["nowhere"])], 1),
+        ([(f"m{i}", [f"m{i - 1}"] * 50) for i in range(500)], 1 + MAX_PARENTS),
+    ],
+    ids=["itself", "each other", "of one name", "nowhere", "a long line"],
+)
+def test_manifests_that_name_each_other_are_read_once_and_to_a_bound(manifests, read, monkeypatch):
+    places, real = [], jumbf._read_manifest
+    monkeypatch.setattr(jumbf, "_read_manifest", lambda *a: places.append(a[1:]) or real(*a))
+    store = superbox("c2pa", *(made_from(label, *parents) for label, parents in manifests))
+    assert read_claim(store) == ([], "Editor")
+    assert len(places) == len(set(places)) == read
+
+
+def test_software_agents_without_number_are_looked_at_to_a_bound():
+    agents = cbor("c2pa.created") + (cbor("softwareAgent") + cbor("Editor")) * 100_000
+    actions = superbox("c2pa.actions.v2", box(b"cbor", agents + cbor("softwareAgent") + cbor("ChatGPT")))
+    store = superbox("c2pa", superbox("a", superbox("c2pa.assertions", actions)))
+    assert read_claim(store) == ([], None)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
@@ -93,14 +232,18 @@ def test_a_manifest_too_large_to_read_is_one_all_the_same(monkeypatch, no_librar
         {"label": "c2pa.actions.v2", "data": None},
         {"label": "c2pa.actions", "data": {"actions": 7}},
         {"label": "c2pa.actions", "data": {"actions": ["x"]}},
+        {
+            "label": "c2pa.actions",
+            "data": {"actions": [{"softwareAgent": 7}, {"softwareAgent": {"name": ["ChatGPT"]}}]},
+        },
         "c2pa.actions",
     ],
     ids=str,
 )
 def test_a_manifest_of_an_unexpected_shape_keeps_its_signature_and_the_other_marks(assertion, monkeypatch):
     content = signed("PNG")
-    state, manifest = signature.check_signature(content, "image/png")
-    checked = signature.Checked(state, manifest | {"assertions": [assertion]})
+    state, [manifest] = signature.check_signature(content, "image/png")
+    checked = signature.Checked(state, [manifest | {"assertions": [assertion]}])
     monkeypatch.setattr(declaration, "check_signature", lambda *_: checked)
     marked = content[:33] + chunk(b"tEXt", b"Software\0Midjourney") + content[33:]
     said = read_declaration(marked)
@@ -119,8 +262,8 @@ def test_a_manifest_of_an_unexpected_shape_keeps_its_signature_and_the_other_mar
 )
 def test_a_claim_that_names_no_generator_falls_back_to_its_older_field(info, software, monkeypatch):
     content = signed("PNG")
-    state, manifest = signature.check_signature(content, "image/png")
-    checked = signature.Checked(state, manifest | {"claim_generator_info": info, "claim_generator": "Old 1.0"})
+    state, [manifest] = signature.check_signature(content, "image/png")
+    checked = signature.Checked(state, [manifest | {"claim_generator_info": info, "claim_generator": "Old 1.0"}])
     monkeypatch.setattr(declaration, "check_signature", lambda *_: checked)
     assert read_declaration(content).software == software
 
@@ -138,9 +281,10 @@ def test_a_store_that_is_none_claims_nothing(store):
     assert read_claim(store) == ([], None)
 
 
-def test_damaged_stores_raise_nothing():
+@pytest.mark.parametrize("edits", [0, 2])
+def test_damaged_stores_raise_nothing(edits):
     rng = random.Random(2)
-    store = find_blocks(signed("PNG")).c2pa
+    store = find_blocks(edit(signed("PNG"), edits)).c2pa
     for _ in range(2000):
         damaged = bytearray(store[: rng.randrange(len(store))] if rng.random() < 0.3 else store)
         for _ in range(rng.randrange(1, 10)):

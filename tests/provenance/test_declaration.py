@@ -1,5 +1,6 @@
 """What files say of their origin: of every format and every known mark, of none, and of files made to do harm."""
 
+import json
 import random
 import struct
 import time
@@ -13,6 +14,8 @@ from declared import (
     COMFY_WORKFLOW,
     GENERATED,
     IPTC,
+    NO_GENERATORS,
+    SWARM_TEXT,
     WEB_UI_TEXT,
     after_pixels,
     chunk,
@@ -107,11 +110,73 @@ def test_the_web_uis_comment_is_found_in_exif(order):
     assert said(picture("WEBP", exif=exif({}, b"ASCII\0\0\0" + WEB_UI_TEXT.encode()))) == (GENERATED, "exif", WEB_UI)
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("code", ["ASCII", "UTF-16-LE", "UTF-16-BE"])
+def test_swarms_comment_is_found_in_exif(image_format, code):
+    comment = (b"ASCII\0\0\0" if code == "ASCII" else b"UNICODE\0") + SWARM_TEXT.encode(code)
+    assert said(picture(image_format, exif=exif({}, comment))) == (GENERATED, "exif", "SwarmUI")
+
+
+# China's label, as GB 45438-2025 has it.
+
+
+def china_label(label, **further):
+    return json.dumps({"Label": label, "ContentProducer": "a company", "ProduceID": "1", **further})
+
+
+def xmp_with_label(text, form="element", source=""):
+    name = b'xmlns:T="http://www.tc260.org.cn/ns/AIGC/1.0/"'
+    text = text.replace('"', "&quot;").encode()
+    if form == "attribute":
+        return xmp(source).replace(b'rdf:about=""', b'rdf:about="" %s T:AIGC="%s"' % (name, text))
+    return xmp(source).replace(b"</rdf:Desc", b"<T:AIGC %s>%s</T:AIGC></rdf:Desc" % (name, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        china_label("1"),
+        china_label(1),
+        china_label("1", ReservedCode1="x" * 5000),
+        json.dumps({"AIGC": {"Label": "1"}}, indent=1),
+    ],
+    ids=["text", "number", "long", "wrapped"],
+)
+def test_chinas_label_of_a_generated_image_is_known(text):
+    assert said(png_with_text(AIGC=text)) == (GENERATED, "text", None)
+    assert said(png_with_text(AIGC=text, Software="Editor")) == (GENERATED, "text", "Editor")
+    for form in ("element", "attribute"):
+        assert said(picture("JPEG", xmp=xmp_with_label(text, form))) == (GENERATED, "xmp", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(china_label(label) for label in ("2", "3", "0", "", 10, "11", None, [1])),
+        json.dumps({"ContentProducer": '"Label":"1"'}),
+        json.dumps({"Label": "2", "Other": {"Label": "1"}}),
+        "",
+        "1",
+    ],
+)
+def test_a_label_that_says_less_or_nothing_is_none(text):
+    assert said(png_with_text(AIGC=text)) == NOTHING
+    assert said(picture("JPEG", xmp=xmp_with_label(text))) == NOTHING
+
+
+def test_chinas_label_counts_where_it_belongs_and_as_what_says_most():
+    label = china_label("1")
+    assert said(png_with_text(Comment=label)) == NOTHING
+    assert said(picture("JPEG", xmp=xmp_with_label(label).replace(b"tc260.org.cn", b"example.org"))) == NOTHING
+    camera = xmp_with_label(label, source=IPTC + "digitalCapture")
+    assert said(picture("JPEG", xmp=camera)) == (GENERATED, "xmp", None)
+
+
 @pytest.mark.parametrize(
     ("text", "generator"),
     [
         ({"parameters": WEB_UI_TEXT}, WEB_UI),
-        ({"parameters": '{"sui_image_params": {"prompt": "x"}}'}, "SwarmUI"),
+        ({"parameters": SWARM_TEXT}, "SwarmUI"),
         ({"prompt": COMFY_PROMPT}, "ComfyUI"),
         ({"workflow": COMFY_WORKFLOW}, "ComfyUI"),
         ({"Title": "AI generated image", "Software": "NovelAI", "Source": "NovelAI Diffusion V4"}, "NovelAI"),
@@ -144,14 +209,22 @@ def test_other_text_is_no_mark_of_a_generator(text):
     assert said(png_with_text(**text)) == NOTHING
 
 
-@pytest.mark.parametrize("software", ["Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "darktable"])
+@pytest.mark.parametrize(
+    "software", ["Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "darktable", *NO_GENERATORS]
+)
 def test_an_editor_is_software_and_no_generator(software):
     assert said(png_with_text(Software=software)) == (None, None, software)
     assert said(picture("JPEG", exif=exif({SOFTWARE: software}))) == (None, None, software)
     assert said(picture("JPEG", xmp=xmp(source="", software=software))) == (None, None, software)
 
 
-@pytest.mark.parametrize("software", ["NovelAI", "Midjourney v7", "DALL-E 3", "stable diffusion", "Draw Things"])
+@pytest.mark.parametrize(
+    "software",
+    [
+        *("NovelAI", "Midjourney v7", "DALL-E 3", "stable diffusion", "Draw Things", "Adobe_Firefly", "OpenAI-API"),
+        *("Adobe_Firefly/1.0", "OpenAI-API c2pa-rs/0.28.4", "Image Creator from Designer", "Bing Image Creator"),
+    ],
+)
 def test_a_generator_that_signs_as_software_is_one(software):
     assert said(picture("JPEG", exif=exif({SOFTWARE: software}))) == (GENERATED, "exif", software)
     assert said(picture("JPEG", xmp=xmp(source="", software=software))) == (GENERATED, "xmp", software)
