@@ -2,11 +2,22 @@
 
 import datetime
 import hashlib
+import re
 from dataclasses import dataclass
 
 from mdmf_ops.beam.image import ImageRef, to_ns
+from mdmf_ops.beam.run import CLAIM_FILE, DATA_FILE, MANIFEST_FOLDER
 from mdmf_ops.beam.shards import is_shard
+from mdmf_ops.beam.storage import TEMPORARY_NAME
 from mdmf_ops.detector import ErrorCode
+from mdmf_ops.schema import PARTITION
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_WRITTEN = re.compile(
+    rf"{DATA_FILE}|_drift/{PARTITION}=\d{{4}}-\d\d-\d\d/{_NAME}\.parquet"
+    rf"|(?:{MANIFEST_FOLDER}|_windows)/{_NAME}\.json|{CLAIM_FILE}|_tmp/{_NAME}/{TEMPORARY_NAME}"
+)
+"""What runs write, in an output."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Filters:
         changed_since: written at this moment or later; aware.
         sample: fraction of the images, chosen by their URI: the same ones in every run with the same seed.
         seed: of the choice.
+        output: root of the run's dataset. Where it lies within a source, what runs wrote into it is no image: each
+            night would add failed rows. A name alone is not enough: strangers choose those.
     """
 
     suffixes: tuple[str, ...] = ()
@@ -30,6 +43,7 @@ class Filters:
     changed_since: datetime.datetime | None = None
     sample: float | None = None
     seed: int = 0
+    output: str | None = None
 
     @property
     def ask_more_than_the_name(self) -> bool:
@@ -45,7 +59,12 @@ class Filters:
             and (self.max_bytes is None or size_bytes is None or size_bytes <= self.max_bytes)
             and (self.changed_since is None or modified_ns is None or modified_ns >= to_ns(self.changed_since))
             and (self.sample is None or _uniform(f"{self.seed}\n{ref.uri}") < self.sample)
+            and not self._is_written(ref)
         )
+
+    def _is_written(self, ref: ImageRef) -> bool:
+        root = f"{self.output}/"
+        return ref.uri.startswith(root) and _WRITTEN.fullmatch(ref.uri, len(root)) is not None
 
 
 def _is_no_image(ref: ImageRef) -> bool:

@@ -1,4 +1,4 @@
-"""Lists of images: a text file of one URI a line, or a column of a CSV or Parquet file."""
+"""Lists of images: a text file of one URI a line, or a column of a CSV or Parquet file; what none says is asked."""
 
 import csv
 import io
@@ -12,7 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.image import ImageRef, split_member
-from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri, open_file
+from mdmf_ops.beam.shards import find_member, is_shard
+from mdmf_ops.beam.storage import (
+    direct_path,
+    gcs,
+    is_gcs,
+    is_object,
+    local_path,
+    local_ref,
+    local_uri,
+    open_file,
+    read_error,
+    store_errors,
+)
 from mdmf_ops.detector import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line, name_of_refused
 
@@ -26,11 +38,11 @@ def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
 
     Raises:
         FileNotFoundError: the list is not there.
-        ValueError: it has no such column, or lies in a bucket and names local files.
+        ValueError: it has no such column, is no CSV or Parquet file, or lies in a bucket and names local files.
     """
     base = PurePosixPath(os.fsdecode(local_path(path))).parent
     for text in _entries(path, column):
-        if text := text.strip():
+        if text.strip():
             ref = _ref(text, base)
             if is_gcs(path) and not is_gcs(ref.uri) and ref.error is None:
                 raise ValueError(f"{path}: names {text!r}: a list in a bucket may only name gs:// objects")
@@ -48,10 +60,13 @@ def _entries(path: str, column: str) -> Iterator[str]:
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if path.lower().endswith(".csv"):
             rows = csv.DictReader(lines)
-            _check_column(path, column, rows.fieldnames or [])
-            yield from (row[column] or "" for row in rows)
+            try:
+                _check_column(path, column, rows.fieldnames or [])
+                yield from (row[column] or "" for row in rows)
+            except csv.Error as error:
+                raise ValueError(f"{path}: after line {rows.line_num}: {error}") from error
         else:
-            yield from lines
+            yield from map(str.strip, lines)  # written by hand; a name with a space at its end needs a CSV
 
 
 def _check_column(path: str, column: str, columns: list[str]) -> None:
@@ -67,15 +82,19 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
         return ImageRef(text) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
     if scheme not in (None, "file"):
         return _unfit(printable, "local paths and gs:// are read, nothing else")
-    if "\0" in text:
-        return _unfit(printable, "a null character")
     container, member = split_member(text)
     if scheme == "file":
         # What comes before the third slash, and from a question mark or number sign on, is no part of a path: without
         # it another file would be read.
         fit = fits_a_line(text) and text.startswith("file:///") and not re.search("[?#]", container)
-        return ImageRef(text) if fit else _unfit(printable, "file:///PATH, percent-encoded, is expected")
-    uri = local_uri(str(base / container))
+        if not fit:
+            return _unfit(printable, "file:///PATH, percent-encoded, is expected")
+        path = os.fsdecode(local_path(container))
+    else:
+        path = str(base / container)
+    if "\0" in f"{path}{member}":
+        return _unfit(printable, "a null character")
+    uri = local_uri(direct_path(path))
     if member is None:
         return ImageRef(uri)
     return ImageRef(f"{uri}#{member if fits_a_line(member) else quote(os.fsencode(member))}")
@@ -83,3 +102,20 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
 
 def _unfit(uri: str, reason: str) -> ImageRef:
     return ImageRef(name_of_refused(uri), error=ImageError(ErrorCode.BAD_URI, reason))
+
+
+def complete(ref: ImageRef) -> ImageRef:
+    """Asks for what a list of URIs does not say: generation, size, time, place in a shard. One request an image.
+
+    An image that cannot be asked about is returned as it is, and reading it says why; one in a shard with the error.
+    """
+    if ref.error or ref.generation is not None or ref.modified_ns is not None:
+        return ref
+    container, member = split_member(ref.uri)
+    try:
+        listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
+    except (ValueError, *store_errors(container)) as error:  # ValueError: no name
+        return ref._replace(error=read_error(error, ref)) if is_shard(container) else ref
+    if member is not None:
+        listed = find_member(ref.uri, listed or ImageRef(container))
+    return listed._replace(uri=ref.uri, attributes=ref.attributes) if listed else ref

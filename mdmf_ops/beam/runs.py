@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, sha256_of
-from mdmf_ops.beam.run import CLAIM_FILE, MANIFEST_FOLDER, TEMPORARY_FOLDER
-from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
+from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FOLDER
+from mdmf_ops.beam.storage import TEMPORARY_NAME, StoredFile, delete, is_gcs, list_files, open_file
 from mdmf_ops.schema import PARTITION, SCHEMA
 
 LATEST_COLUMNS = (
@@ -60,11 +60,16 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
     """Data files and temporaries that no manifest lists: what killed runs left, or a run now going on writes.
 
     A run's claim is never among them. Without it a run stops at its commit, and nothing tells one that scores for days
-    from one that was killed: a killed run leaves these 16 bytes until a run of the same id is committed.
+    from one that was killed: a killed run leaves these 16 bytes until a run of the same id is committed. Nor is a file
+    with a name that no run gives: it is somebody's own.
 
     Args:
         min_age_s: younger files are left out; a run now going on may commit them yet.
+
+    Raises:
+        OSError: a folder of the output may not be listed: what runs committed cannot be told.
     """
+    of_a_run = re.compile(rf"{DATA_FILE}|{TEMPORARY_FOLDER}/[^/]+/{TEMPORARY_NAME}")
     newest_ns = _WITHOUT_LIMIT if min_age_s == 0 else time.time_ns() - int(min_age_s * 1e9)
     # Files first: a run that commits in between is then found among the manifests.
     files = [file for prefix in (f"{PARTITION}=", f"{TEMPORARY_FOLDER}/") for file in list_files(output, prefix)]
@@ -74,7 +79,7 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
         for file in files
         if file.path not in listed
         and file.modified_ns <= newest_ns
-        and not re.fullmatch(CLAIM_FILE, file.path.removeprefix(f"{output}/"))
+        and of_a_run.fullmatch(file.path.removeprefix(f"{output}/"))
     ]
 
 
@@ -174,11 +179,15 @@ class _Stream:
         return taken
 
 
-def _read_tables(path: str, schema: pa.Schema) -> Iterator[pa.Table]:
+def _read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> Iterator[pa.Table]:
+    """The rows of a file, or those that have one of these ids."""
     with open_file(path) as file:
         try:
             parquet = pq.ParquetFile(file)
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=schema.names):
+            groups = [i for i in range(parquet.num_row_groups) if ids is None or _has_one(parquet, i, ids)]
+            for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=schema.names):
+                if ids is not None:
+                    batch = batch.filter(pc.is_in(batch["row_id"], ids))
                 # A column that the file's schema did not have yet is unknown.
                 columns = (
                     batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
@@ -189,22 +198,34 @@ def _read_tables(path: str, schema: pa.Schema) -> Iterator[pa.Table]:
             raise OSError(f"{path}: damaged: {error}") from error
 
 
-def find_rows(output: str, row_ids: Collection[str], manifests: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every row of some runs that has one of these ids, with all columns of its file; newest run first.
+def _has_one(parquet: pq.ParquetFile, group: int, ids: pa.Array) -> bool:
+    return pc.any(pc.is_in(parquet.read_row_group(group, columns=["row_id"])["row_id"], ids)).as_py()
+
+
+def find_rows(
+    output: str,
+    row_ids: Collection[str] | None,
+    manifests: Iterable[dict[str, Any]],
+    columns: Sequence[str] = tuple(SCHEMA.names),
+) -> Iterator[dict[str, Any]]:
+    """Every row of some runs, or every one that has one of these ids; newest run first.
 
     An id may have several rows: the same image under the same detector, in two runs or under two names. Only row
     groups in which an id occurs are read whole, a few thousand rows at a time.
+
+    Args:
+        row_ids: None is every row.
+        columns: of the schema, row_id among them.
+
+    Raises:
+        OSError: a data file is missing, may not be read or is damaged; names it.
     """
-    wanted = pa.array(sorted(row_ids), pa.string())
+    ids = None if row_ids is None else pa.array(sorted(row_ids), pa.string())
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
     for manifest in sorted(manifests, key=lambda manifest: manifest["started_at"], reverse=True):
         for file in manifest["files"]:
-            with open_file(f"{output}/{file['path']}") as opened:
-                parquet = pq.ParquetFile(opened)
-                for group in range(parquet.num_row_groups):
-                    ids = parquet.read_row_group(group, columns=["row_id"])["row_id"]
-                    if pc.any(pc.is_in(ids, wanted)).as_py():
-                        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]):
-                            yield from batch.filter(pc.is_in(batch["row_id"], wanted)).to_pylist()
+            for table in _read_tables(f"{output}/{file['path']}", schema, ids):
+                yield from table.to_pylist()
 
 
 def latest_sql(output: str) -> str:

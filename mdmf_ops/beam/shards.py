@@ -25,6 +25,8 @@ _MAX_SHARED_CHARS = 64 << 10
 """Of headers that hold for every member after them, and add up."""
 _MAX_SHARD_BYTES = 8 << 40
 """More than any object has, and less than any file system refuses to seek to."""
+_MAX_END_BYTES = 8 << 20
+"""Of zeros at its end: most tars have 10 KiB. So much of a bucket is one request; a file of holes is read for days."""
 
 
 def is_shard(uri: str) -> bool:
@@ -74,20 +76,41 @@ def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
             _check_sizes(archive, member, end_bytes)
             end_bytes = archive.offset
             headers.left_bytes = _MAX_HEADER_BYTES
-            if member.isreg():
+            if member.isreg() or member.islnk():
                 ref = shard._replace(
                     uri=f"{shard.uri}#{_name(member.name)}",
                     size_bytes=member.size,
                     offset_bytes=member.offset_data,
                     crc32c=None,
                 )
-                if member.issparse():
+                if member.islnk():
+                    reason = f"a hard link to {member.linkname} in the shard: it has no bytes of its own"
+                    ref = ref._replace(size_bytes=None, error=ImageError(ErrorCode.UNREADABLE, reason))
+                elif member.issparse():
                     ref = ref._replace(error=ImageError(ErrorCode.UNREADABLE, "a sparse file: its bytes are in pieces"))
                 yield ref
-        # tarfile takes a damaged header for the end, and would lose every image behind it.
-        file.seek(archive.offset)
-        if file.read(_BLOCK_BYTES).strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {archive.offset:,}")
+        _check_end(file, archive.offset, shard.size_bytes)
+
+
+def _check_end(file: BinaryIO, end_bytes: int, shard_bytes: int | None) -> None:
+    """tarfile takes a damaged header, or any block of zeros, for the end, and would lose every image behind it.
+
+    Args:
+        end_bytes: where tarfile stopped.
+        shard_bytes: of the shard; unknown, a bucket is asked once more for what may follow.
+    """
+    file.seek(end_bytes)
+    left_bytes = _MAX_END_BYTES + 1
+    if shard_bytes is not None:
+        left_bytes = max(0, min(left_bytes, shard_bytes - end_bytes))
+    end = file.read(left_bytes)
+    if rest := end.lstrip(b"\0"):
+        next_bytes = end_bytes + len(end) - len(rest)
+        if next_bytes < end_bytes + _BLOCK_BYTES:
+            raise tarfile.ReadError(f"damaged header at byte {end_bytes:,}")
+        raise tarfile.ReadError(f"zeros at byte {end_bytes:,}, as at its end, but more at byte {next_bytes:,}")
+    if len(end) > _MAX_END_BYTES:
+        raise tarfile.ReadError(f"zeros from byte {end_bytes:,} on, more than end a tar")
 
 
 def _check_sizes(archive: tarfile.TarFile, member: tarfile.TarInfo, end_bytes: int) -> None:
@@ -133,7 +156,7 @@ def find_member(uri: str, shard: ImageRef) -> ImageRef:
     Args:
         shard: as `stat` gives it; without generation and time it was not there, and opening it says why.
     """
-    found = _index(shard.uri, shard.generation, shard.modified_ns)
+    found = _index(shard.uri, shard.generation, shard.modified_ns, shard.size_bytes)
     member = split_member(uri)[1]
     # The shard may be named in another way than its own URI. A place in one of no known version could be another's.
     ref = found.get(f"{shard.uri}#{member}")
@@ -145,6 +168,6 @@ def find_member(uri: str, shard: ImageRef) -> ImageRef:
 
 
 @lru_cache(maxsize=2)
-def _index(uri: str, generation: int | None, modified_ns: int | None) -> dict[str, ImageRef]:
+def _index(uri: str, generation: int | None, modified_ns: int | None, size_bytes: int | None) -> dict[str, ImageRef]:
     """Every image of a shard by URI: a list names the images of one shard after each other."""
-    return {ref.uri: ref for ref in list_members(ImageRef(uri, generation, modified_ns=modified_ns))}
+    return {ref.uri: ref for ref in list_members(ImageRef(uri, generation, size_bytes, modified_ns=modified_ns))}

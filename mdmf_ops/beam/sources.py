@@ -11,8 +11,8 @@ archive, and a large source is cut into parts that workers list side by side.
 import glob
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +23,9 @@ from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
 from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
-from mdmf_ops.beam.lists import read_list
-from mdmf_ops.beam.shards import find_member, is_shard, list_members, refuse_name_of_member
-from mdmf_ops.beam.storage import absolute, gcs, is_gcs, local_path, local_uri, read_error, store_errors
+from mdmf_ops.beam.lists import complete, read_list
+from mdmf_ops.beam.shards import is_shard, list_members, refuse_name_of_member
+from mdmf_ops.beam.storage import absolute, direct_path, gcs, is_gcs, local_path, local_ref
 from mdmf_ops.progress import Progress
 
 _PARTS = 64
@@ -60,25 +60,29 @@ def split_source(source: str) -> list[Part]:
         FileNotFoundError: nothing is there.
     """
     source = absolute(source)
-    return _split_gcs(source) if is_gcs(source) else _split_local(local_path(source), source)
+    return _split_gcs(source) if is_gcs(source) else _split_local(_local_source(source), source)
 
 
-def _split_local(path: str | bytes, source: str) -> list[Part]:
+def _local_source(source: str) -> str:
+    return direct_path(os.fsdecode(local_path(source)))
+
+
+def _split_local(path: str, source: str) -> list[Part]:
     # A name that exists is meant as it stands, brackets and stars included.
-    path = os.fsdecode(path)
+    pattern = None
     if Path(path).is_dir():
         root = path
     elif os.path.lexists(path):
         return [Part(source, path)]
     elif glob.has_magic(path):
-        root = _fixed_folder(path)
+        root, pattern = _fixed_folder(path), path
     else:
         raise _nothing(source)
     if not Path(root).is_dir():
         raise _nothing(source)
     with os.scandir(root) as entries:
         paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-        folders = list(islice(paths, 4 * _PARTS + 1))
+        folders = list(islice((folder for folder in paths if _may_hold(folder, pattern)), 4 * _PARTS + 1))
     if len(folders) > 4 * _PARTS:
         return [Part(source, root)]
     return [Part(source, root, recursive=False), *(Part(source, folder) for folder in folders)]
@@ -87,6 +91,16 @@ def _split_local(path: str | bytes, source: str) -> list[Part]:
 def _fixed_folder(pattern: str) -> str:
     """The longest folder that every match of a glob lies under."""
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
+
+
+def _may_hold(folder: str, pattern: str | None) -> bool:
+    """Whether a match of a glob may lie in a folder: by the components of both, up to the first with `**`."""
+    if pattern is None:
+        return True
+    names, wanted = folder.split("/"), pattern.partition("**")[0].split("/")[:-1]
+    if len(names) > len(wanted) and "**" not in pattern:
+        return False
+    return all(compile_glob(component).fullmatch(name) for component, name in zip(wanted, names, strict=False))
 
 
 def _split_gcs(source: str) -> list[Part]:
@@ -134,17 +148,16 @@ def _list_local(part: Part) -> Iterator[ImageRef]:
     if not Path(part.root).is_dir():
         yield local_ref(part.root)
         return
-    pattern = os.fsdecode(local_path(part.source))
-    matches = None if Path(pattern).is_dir() else _matcher(pattern)
-    # A glob without ** reaches no deeper than it has slashes.
-    depth = None if matches is None or "**" in pattern else pattern.count("/")
+    path = _local_source(part.source)
+    pattern = None if Path(path).is_dir() else path
+    matches = pattern and _matcher(pattern)
     folders = [part.root]
     while folders:
         folder = folders.pop()
         with os.scandir(folder) as entries:  # a folder that cannot be listed hides images: the run must not go on
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    if part.recursive and (depth is None or entry.path.count("/") < depth):
+                    if part.recursive and _may_hold(entry.path, pattern):
                         folders.append(entry.path)
                 elif not _leads_to_folder(entry) and (matches is None or matches.fullmatch(entry.path)):
                     yield local_ref(entry.path)
@@ -157,23 +170,17 @@ def _leads_to_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def local_ref(path: str) -> ImageRef:
-    """What a listing says of one local file; without size and time where it cannot be asked: reading says why."""
-    uri = local_uri(path)
-    try:
-        status = os.stat(path)  # noqa: PTH116  # a Path for each of a million files takes longer than its stat
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        return ImageRef(uri)
-    size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
-    return ImageRef(uri, size_bytes=size_bytes, modified_ns=status.st_mtime_ns)
-
-
 def _matcher(pattern: str) -> re.Pattern[str] | None:
     return compile_glob(pattern) if glob.has_magic(pattern) else None
 
 
+@lru_cache(maxsize=64)
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A glob over whole paths: `*` and `?` stay within a folder, `**` crosses folders, `**/` may be none."""
+    """A glob over whole paths: `*` and `?` stay within a folder, `**` crosses folders, `**/` may be none.
+
+    Raises:
+        ValueError: a set in it runs backwards, as `[z-a]`.
+    """
     regex = ""
     for token in re.findall(r"(?<=/)\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, re.DOTALL):
         if token.startswith("[") and len(token) > 1:
@@ -183,7 +190,10 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
         else:
             known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
             regex += known.get(token) or re.escape(token)
-    return re.compile(regex, re.DOTALL)
+    try:
+        return re.compile(regex, re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"{pattern}: no glob: {error.msg}") from error
 
 
 def _nothing(source: str) -> FileNotFoundError:
@@ -203,23 +213,6 @@ def list_images(source: str) -> Iterator[ImageRef]:
             yield ref
     if not found:
         raise _nothing(source)
-
-
-def complete(ref: ImageRef) -> ImageRef:
-    """Asks for what a list of URIs does not say: generation, size, time, place in a shard. One request an image.
-
-    An image that cannot be asked about is returned as it is, and reading it says why; one in a shard with the error.
-    """
-    if ref.error or ref.generation is not None or ref.modified_ns is not None:
-        return ref
-    container, member = split_member(ref.uri)
-    try:
-        listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
-    except (ValueError, *store_errors(container)) as error:  # ValueError: no name
-        return ref._replace(error=read_error(error, ref)) if is_shard(container) else ref
-    if member is not None:
-        listed = find_member(ref.uri, listed or ImageRef(container))
-    return listed._replace(uri=ref.uri, attributes=ref.attributes) if listed else ref
 
 
 class _ListDoFn(beam.DoFn):

@@ -3,8 +3,10 @@
 import importlib
 import os
 import re
+import stat
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -16,6 +18,9 @@ from mdmf_ops.text import fits_a_line, told
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OBJECT = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/(?!\.{1,2}$)([^\r\n]+)")
 _MAX_NAME_BYTES = 1024
+
+TEMPORARY_NAME = r"mdmf-[0-9a-f]+\.tmp"
+"""What the name of a file on its way to a dataset looks like."""
 
 
 class StoredFile(NamedTuple):
@@ -79,10 +84,29 @@ def absolute(path: str) -> str:
         ValueError: a URI that is neither gs:// nor file://.
     """
     if not _SCHEME.match(path):
-        return str(Path(path).absolute())
+        return direct_path(str(Path(path).absolute()))
     if not path.startswith(("gs://", "file://")):
         raise ValueError(f"{told(path)}: local paths and gs:// are read and written, nothing else")
     return path
+
+
+def direct_path(path: str) -> str:
+    """An absolute local path without `.`, `..` and `//`: however a file is named, it is one image.
+
+    A link stays as it is named, unless `..` follows: that is the folder over what it leads to.
+    """
+    parts = PurePosixPath(path).parts[1:]
+    if ".." not in parts:
+        return f"/{'/'.join(parts)}"
+    direct = PurePosixPath("/")
+    for part in parts:
+        if part != "..":
+            direct /= part
+        elif os.path.islink(direct):  # noqa: PTH114  # False where it cannot be told
+            direct = PurePosixPath(os.path.realpath(direct)).parent
+        else:
+            direct = direct.parent
+    return str(direct)
 
 
 def local_path(uri: str) -> str | bytes:
@@ -123,15 +147,57 @@ def delete(path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
 
+def local_ref(path: str) -> ImageRef:
+    """What a listing says of one local file; without size and time where it cannot be asked: reading says why."""
+    uri = local_uri(path)
+    try:
+        status = os.stat(path)  # noqa: PTH116  # a Path for each of a million files takes longer than its stat
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return ImageRef(uri)
+    size_bytes = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return ImageRef(uri, size_bytes=size_bytes, modified_ns=status.st_mtime_ns)
+
+
 def list_files(folder: str, prefix: str) -> Iterator[StoredFile]:
-    """Lists every file under a folder whose path below it starts with `prefix`."""
+    """Lists every file under a folder whose path below it starts with `prefix`.
+
+    Raises:
+        OSError: what is there may not be listed. It is not empty, and whoever deletes would take it for that.
+    """
     if is_gcs(folder):
         bucket, name = gcs().split(folder)
         for ref in gcs().list_objects(bucket, f"{name}/{prefix}" if name else prefix):
             yield StoredFile(ref.uri, ref.size_bytes, ref.modified_ns)
         return
-    for top in Path(folder).glob(f"{prefix}*"):
-        for path in top.rglob("*") if top.is_dir() else [top]:
-            if path.is_file():
-                status = path.stat()
-                yield StoredFile(str(path), status.st_size, status.st_mtime_ns)
+    below, _, start = prefix.rpartition("/")
+    for entry in _entries(Path(folder, below)):
+        if entry.name.startswith(start):
+            if entry.is_dir():
+                yield from _files_under(entry.path)
+            else:
+                yield from _file(entry)
+
+
+def _files_under(folder: str) -> Iterator[StoredFile]:
+    folders = [folder]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                yield from _file(entry)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _file(entry: os.DirEntry) -> Iterator[StoredFile]:
+    with suppress(FileNotFoundError):  # a link to nothing, or deleted since
+        status = entry.stat()
+        if stat.S_ISREG(status.st_mode):
+            yield StoredFile(entry.path, status.st_size, status.st_mtime_ns)

@@ -15,7 +15,10 @@ from mdmf_ops.cli import EXIT_OK, VERBS, MissingExtraError, make_parser
 
 SHELLS = ("bash", "zsh", "fish")
 
-_PATHS = ("INPUT", "OUTPUT", "PREVIOUS_OUTPUT", "SOURCE", "FILE", "DIR", "CSV", "JSON", "NAME|HUB_ID|DIR|URI")
+_PATHS = (
+    *("INPUT", "IMAGE", "SOURCE", "OUTPUT", "PREVIOUS_OUTPUT", "FILE", "FOLDER", "DIR", "CSV", "JSON"),
+    "NAME|HUB_ID|DIR|URI",
+)
 """Metavars of arguments that may be local paths."""
 
 

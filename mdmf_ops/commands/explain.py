@@ -7,13 +7,15 @@
     mdmf explain photo.jpg --json
 
 Of a row the very bytes that it is of are read again, the same generation with the same SHA-256, and scored by the
-detector that the row names; where the image is gone or was changed, or the score is another one, it says so.
+detector that the row names; where the image is gone or was changed, or the score, p-value, verdict or map is another
+one, it says so. An id is of bytes and detector: --run_id tells the rows of several runs apart.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 
 from mdmf_ops.beam.commit import ManifestError, read_manifests
-from mdmf_ops.beam.image import ImageRef, split_member
+from mdmf_ops.beam.image import Image, ImageRef, split_member
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
@@ -34,12 +36,16 @@ from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain, progress_bar
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, decode
-from mdmf_ops.report.explain import Explanation, calibration_chart, in_words, map_picture, to_json
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, Score, decode
+from mdmf_ops.detector.calibration import verdict
+from mdmf_ops.report.explain import Explanation, calibration_chart, decimal, in_words, map_picture, to_json
+from mdmf_ops.report.heatmap import tiles_of
 from model_assets import AssetError
 
 _TOLERANCE = 1e-3
 """Of a score on another machine: the order of sums differs, and the last digits with it."""
+_PATCH_TOLERANCE = 0.05
+"""Of one patch's evidence, whose differences the mean evens out; patches of one image lie some 0.2 from each other."""
 
 _GONE = {ErrorCode.NOT_FOUND: "gone", ErrorCode.CHANGED: "changed"}
 
@@ -50,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="DIR", help="root folder of the dataset that holds the row, local or gs://")
     parser.add_argument("--row_id", metavar="ID", help="of the row; mdmf latest --json shows it")
+    parser.add_argument("--run_id", help="only a row of this run (default: the newest whose image can still be read)")
     parser.add_argument(
         "--assets",
         metavar="DIR",
@@ -71,6 +78,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     of_row = bool(arguments.output or arguments.row_id)
     if of_row == bool(arguments.image) or bool(arguments.output) != bool(arguments.row_id):
         raise UsageError("name either an IMAGE, or --output DIR and --row_id ID")
+    if arguments.run_id and not of_row:
+        raise UsageError("--run_id: of a row: it needs --output DIR and --row_id ID")
     if of_row and arguments.alpha is not None:
         raise UsageError("--alpha: a row has its own; leave it out, or name the IMAGE")
     torch.set_num_threads(1)  # two threads that contend for a core are far slower than one
@@ -109,41 +118,61 @@ def _explain_image(arguments: argparse.Namespace) -> Explanation:
 
 
 def _comparable(detector: Detector, row: dict[str, Any]) -> np.ndarray:
-    """(n,) float32: the calibration's scores of images of the row's size."""
-    return detector.calibration.stratum(len(row["patch_evidence"])).scores
+    """(n,) float32: the calibration's scores of images of the row's size. Raises ValueError for a damaged map."""
+    return detector.calibration.stratum(sum(tile.evidence.size for tile in tiles_of(row))).scores
 
 
 def _explain_row(arguments: argparse.Namespace) -> Explanation:
     output = dataset_root(arguments.output)
     manifests = read_manifests(output)
+    if arguments.run_id:
+        manifests = [manifest for manifest in manifests if manifest["run_id"] == arguments.run_id]
+        if not manifests:
+            raise UsageError(f"--run_id {arguments.run_id}: no such committed run; see mdmf runs list {output}")
     rows = list(find_rows(output, [arguments.row_id], manifests))
     if not rows:
-        raise UsageError(
-            f"--row_id {arguments.row_id}: no committed run of {output} has it; mdmf latest --json shows ids"
-        )
-    row = max(rows, key=lambda row: row["scanned_at"])
+        where = f"row of run {arguments.run_id}" if arguments.run_id else f"committed run of {output}"
+        raise UsageError(f"--row_id {arguments.row_id}: no {where} has it; mdmf latest --json shows ids")
+    rows.sort(key=lambda row: row["scanned_at"], reverse=True)
+    # One that failed says nothing of the verdict that another has.
+    scored = [row for row in rows if row["status"] == "scored"]
+    row, image = _readable(scored) if scored else (rows[0], None)
     notes = []
     if len(rows) > 1:
-        notes.append(f"{len(rows)} rows have this id, of the same bytes and detector; this is the newest.")
-    if row["status"] != "scored":
+        shown = f"{row['image_uri']} in run {row['run_id']}"
+        notes.append(f"{len(rows)} rows have this id, of the same bytes and detector; this is that of {shown}.")
+    if image is None:
         return Explanation(row, None, None, "not_tried", tuple(notes))
-    image = reread(row, Limits())
     explanation = Explanation(row, None, None, "not_tried", tuple(notes))
     detector, why_not = _detector_of(row, manifests, arguments)
     if detector:
         explanation = replace(explanation, calibration=_comparable(detector, row))
     else:
         notes.append(f"Not scored again, and not shown among the calibration's scores: {why_not}.")
-    if image.error is not None:
-        reproduced = _GONE.get(image.error.code, "unreadable")
-        notes.append(_lost(reproduced, image.ref, image.error))
+    try:
+        if image.error is not None:
+            raise image.error
+        explanation = replace(explanation, image=decode(image.content, Limits()).image)
+    except ImageError as error:  # of a row that was scored with wider limits too
+        reproduced = _GONE.get(error.code, "unreadable")
+        notes.append(_lost(reproduced, image.ref, error))
         return replace(explanation, reproduced=reproduced, notes=tuple(notes))
-    explanation = replace(explanation, image=decode(image.content, Limits()).image)
     if detector:
         reproduced, note = _score_again(row, image.content, detector)
         explanation = replace(explanation, reproduced=reproduced)
         notes.append(note)
     return replace(explanation, notes=tuple(notes))
+
+
+def _readable(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], Image]:
+    """The first row whose image can be read again, else the first one; and what came of reading it."""
+    first = None
+    for row in rows:
+        image = reread(row, Limits())
+        if image.error is None:
+            return row, image
+        first = first or (row, image)
+    return first
 
 
 def _detector_of(
@@ -173,12 +202,32 @@ def _score_again(row: dict[str, Any], content: bytes, detector: Detector) -> tup
     [result] = detector.score([content])
     if isinstance(result, ImageError):
         return "different", f"Scored again, it fails, which the row did not: {result}."
-    if abs(result.mmd2 - row["mmd2"]) <= _TOLERANCE:
-        return "same", f"Read and scored again: {result.mmd2:.4f}, as the row says."
-    return (
-        "different",
-        f"Read and scored again: {result.mmd2:.4f}, where the row says {row['mmd2']:.4f}: it does not reproduce.",
-    )
+    wrong = "; ".join(_differences(row, result, detector))
+    if not wrong:
+        return "same", f"Read and scored again: {result.mmd2:.4f}, as the row says; p-value, verdict and map stand too."
+    return "different", f"Read and scored again, the row does not reproduce: {wrong}."
+
+
+def _differences(row: dict[str, Any], score: Score, detector: Detector) -> Iterator[str]:
+    """What a row says and the score of its very bytes does not, a field each."""
+    # These follow from the row's own score: another within the tolerance may give a p-value beside it.
+    p_value = detector.calibration.stratum(score.evidence.size).p_value(row["mmd2"])
+    said = verdict(p_value, decimal(row["alpha"])).value
+    if not abs(score.mmd2 - row["mmd2"]) <= _TOLERANCE:
+        yield f"mmd2 is {score.mmd2:.4f}, where the row says {row['mmd2']:.4f}"
+    if np.float32(p_value) != np.float32(row["p_value"]):
+        yield f"p_value is {p_value:.4g}, where the row says {row['p_value']:.4g}"
+    if said != row["verdict"]:
+        yield f"verdict is {said}, where the row says {row['verdict']}"
+    for name in ("width_px", "height_px"):
+        if getattr(score, name) != row[name]:
+            yield f"{name} is {getattr(score, name)}, where the row says {row[name]}"
+    plan = score.plan
+    places = [(top, left, plan.patch_px, plan.grid_rows, plan.grid_cols) for top, left in plan.origins]
+    if places != [(tile.top_px, tile.left_px, tile.patch_px, *tile.evidence.shape) for tile in tiles_of(row)]:
+        yield "tiles lie elsewhere than in the row"
+    elif not np.allclose(score.evidence, row["patch_evidence"], rtol=0, atol=_PATCH_TOLERANCE):
+        yield "patch_evidence is another one than the row's"
 
 
 def _lost(reproduced: str, ref: ImageRef, error: ImageError) -> str:

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--page", type=Path, default=Path("report.html"), metavar="FILE", help="where to write (default: %(default)s)"
     )
-    parser.add_argument("--run_id", help="only the rows of this run (default: the newest row of every image)")
+    parser.add_argument(
+        "--run_id", help="the rows of this run, and all of them (default: the newest row of every image)"
+    )
     parser.add_argument(
         "--thumbnails",
         action="store_true",
@@ -92,14 +94,19 @@ def _collect(arguments: argparse.Namespace) -> Report:
     tally = Tally(arguments.limit, arguments.gallery)
     rows = sum(file["rows"] for manifest in manifests for file in manifest["files"])
     with progress_bar("reading rows") as bar:
-        for done, row in enumerate(latest_rows(output, LIST_COLUMNS, manifests)):
+        # A window of a stream has several rows of an image that was uploaded again.
+        if arguments.run_id:
+            found = find_rows(output, None, manifests, LIST_COLUMNS)
+        else:
+            found = latest_rows(output, LIST_COLUMNS, manifests)
+        for done, row in enumerate(found):
             tally.add(row)
             if done % _STEP_ROWS == 0:
                 bar(done, rows)
         bar(rows, rows)
     shown = {row_key(row): row["row_id"] for section in tally.sections.values() for row in section.rows()}
-    found = {row_key(row): row for row in find_rows(output, set(shown.values()), manifests) if row_key(row) in shown}
-    full_rows = {key: found[key] for key in shown if key in found}
+    whole = {row_key(row): row for row in find_rows(output, set(shown.values()), manifests) if row_key(row) in shown}
+    full_rows = {key: whole[key] for key in shown if key in whole}
     thumbnails = _thumbnails(full_rows) if arguments.thumbnails else None
     return Report(output, manifests, tally, full_rows, thumbnails)
 

@@ -12,8 +12,11 @@ _PIPE_COLUMNS = 1000
 
 
 def console() -> Console:
-    """Where results go. In a pipe a line is as long as what it shows: rich would fold it at 80 columns."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    """Where results go. In a pipe a line is as long as what it shows: rich would fold it at 80 columns.
+
+    A name is shown as it is: of `1:100:2.jpg` rich would make a picture.
+    """
+    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, emoji=False)
 
 
 def plain(name: str) -> str:

@@ -48,4 +48,6 @@ function facts(pairs) {
 
 // As a shell reads it back.
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
-const explainCommand = (rowId) => `mdmf explain --output ${quoted(DATA.output)} --row_id ${quoted(rowId)}`;
+// An id is of bytes and detector: other runs have rows of it, at another alpha maybe.
+const explainCommand = (rowId, runId) =>
+  `mdmf explain --output ${quoted(DATA.output)} --run_id ${quoted(runId)} --row_id ${quoted(rowId)}`;

@@ -73,8 +73,14 @@ class Explanation:
         return strongest_patches(tiles_of(self.row), _SHOWN_PATCHES)
 
 
+def decimal(value: float) -> float:
+    """The number that was written into a column of float32: what is read of .01 is a little less than .01."""
+    return float(str(np.float32(value)))
+
+
 def score_at(calibration: np.ndarray, p_value: float) -> float | None:
     """The highest calibration score that does not yet give a p-value as small; None where none can be that small."""
+    p_value = decimal(p_value)
     at_least = int(np.floor(p_value * (calibration.size + 1) + 1e-9)) - 1
     return float(calibration[calibration.size - 1 - at_least]) if 0 <= at_least < calibration.size else None
 
@@ -93,12 +99,12 @@ def in_words(explanation: Explanation) -> list[str]:
     row = explanation.row
     if not explanation.scored:
         return [f"not scored: {row['error_code']}: {row['error_message']}", *explanation.notes]
-    p, alpha = f"{row['p_value']:.4g}", round(row["alpha"], 9)
+    p, alpha = f"{row['p_value']:.4g}", decimal(row["alpha"])
     lines = [_MEANING[row["verdict"]].format(p=p, alpha=alpha, one_in=1 / alpha)]
     if explanation.calibration is not None:
-        n = explanation.calibration.size
+        as_high = np.count_nonzero(explanation.calibration >= np.float32(row["mmd2"]))
         lines.append(
-            f"{round(row['p_value'] * (n + 1)) - 1:,} of the {n:,} scores that stand for the real images which look"
+            f"{as_high:,} of the {explanation.calibration.size:,} scores that stand for the real images which look"
             f" most generated are as high as this one, {row['mmd2']:.4f}, or higher."
         )
     return [*lines, *_where(explanation), *_declared(row), *explanation.notes, _EVIDENCE]

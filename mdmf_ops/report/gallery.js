@@ -79,7 +79,6 @@ function step(by) {
 }
 
 DIALOG.addEventListener("keydown", (event) => {
-  if (event.target.matches("input")) return;
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
   if (event.key === "m") document.getElementById("mapped")?.click();
@@ -101,8 +100,8 @@ function drawSheet() {
   );
 }
 
-function reproduce(rowId) {
-  const command = explainCommand(rowId);
+function reproduce(rowId, runId) {
+  const command = explainCommand(rowId, runId);
   const copied = make("span", { role: "status", class: "quiet" });
   const copy = async () => {
     try {
@@ -149,7 +148,7 @@ function cardBody(card) {
           make("tr", {}, make("td", {}, `${patch.left_px}, ${patch.top_px} px`), make("td", { class: "n" }, `${patch.side_px} px`),
             make("td", { class: "n" }, String(patch.evidence)))))),
     ),
-    ...reproduce(card.row_id),
+    ...reproduce(card.row_id, card.run_id),
   ].filter((part) => part !== null);
 }
 
@@ -164,6 +163,6 @@ function rowBody(row) {
     make("h3", {}, "Image and detector"),
     facts([["image", imageText(row)], ["run", value("run", row)], ["detector", value("detector", row)], ["source", value("source", row)]]),
     ...declaredBody(declared),
-    ...(failed ? [] : reproduce(list.row_id[row])),
+    ...(failed ? [] : reproduce(list.row_id[row], value("run", row))),
   ].filter((part) => part !== null);
 }

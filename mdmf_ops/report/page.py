@@ -53,7 +53,7 @@ class Report:
 
 def row_key(row: Row) -> tuple:
     """What tells a row from every other one of an output."""
-    return (row["row_id"], row["run_id"], row["image_uri"], row["scanned_at"])
+    return (row["row_id"], row["run_id"], row["image_uri"], row["image_generation"], row["scanned_at"])
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def summary(report: Report) -> dict[str, Any]:
             }
             for code, failed in tally.errors.most_common()
         ],
-        "declared": {name: dict(counts.most_common(12)) for name, counts in tally.declared.items() if counts},
+        "declared": tally.most_declared(),
     }
 
 
@@ -194,6 +194,7 @@ def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str,
     evidence = np.concatenate([tile.evidence.ravel() for tile in tiles]) if tiles else np.empty(0)
     return {
         "row_id": row["row_id"],
+        "run_id": row["run_id"],
         "uri": one_line(row["image_uri"], _MAX_URI_CHARS),
         "verdict": row["verdict"],
         "p": _short(row["p_value"]),

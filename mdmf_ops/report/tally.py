@@ -39,7 +39,10 @@ SECTIONS = {
 _BARS = 20
 _SCORE_BARS = 40
 _EXAMPLES = 3
-_MAX_DECLARED = 50
+_MAX_DECLARED = 10_000
+"""Distinct values of a column that are counted each: about a megabyte of them."""
+_SHOWN_DECLARED = 12
+_OTHERS = "others"
 _MAX_CHARTS = 4
 
 
@@ -103,7 +106,7 @@ class Tally:
         outcomes: rows by verdict, `failed` being one.
         detectors: the same for each (detector_id, alpha).
         errors: failed rows by code; `examples` has the first few of each.
-        declared: scored and failed rows by what they say, for each of `DECLARED`.
+        declared: scored and failed rows by what they say, for each of `DECLARED`; `others` beyond 10,000 values.
         list: the rows to list.
         sections: by name of `SECTIONS`, the rows to show with their maps.
     """
@@ -129,7 +132,7 @@ class Tally:
         for name, counts in self.declared.items():
             # A stranger chooses the values: beyond a bound, new ones are counted together.
             if (value := row.get(name)) is not None:
-                counts[value if value in counts or len(counts) < _MAX_DECLARED else "others"] += 1
+                counts[value if value in counts or len(counts) < _MAX_DECLARED else _OTHERS] += 1
         self.list.push(row)
         if row["verdict"] is None:
             self.errors[row["error_code"]] += 1
@@ -142,6 +145,18 @@ class Tally:
         scores.append(row["mmd2"])
         for section in self.sections.values():
             section.push(row)
+
+    def most_declared(self) -> dict[str, dict[str, int]]:
+        """What most rows say, largest count first, for each of `DECLARED` that one says; the rest is `others`, last."""
+        shown = {}
+        for name, counts in self.declared.items():
+            named = Counter({value: count for value, count in counts.items() if value != _OTHERS})
+            most = dict(named.most_common(_SHOWN_DECLARED))
+            if rest := counts.total() - sum(most.values()):
+                most[_OTHERS] = rest
+            if most:
+                shown[name] = most
+        return shown
 
     def p_value_chart(self) -> str:
         """Histogram of all p-values, by verdict, as SVG."""

@@ -9,10 +9,11 @@ from emulators import Bucket, CountingProxy
 from google.cloud import storage
 
 from mdmf_ops import cli
-from mdmf_ops.beam import ImageRef, Run, gcs
+from mdmf_ops.beam import Filters, ImageRef, Run, gcs
 from mdmf_ops.beam.commit import retract
 from mdmf_ops.beam.image import Message
 from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.shards import list_members
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.detector import ErrorCode, Limits
 
@@ -229,6 +230,40 @@ def test_a_shard_that_cannot_be_read_is_not_called_damaged(bucket, proxy, monkey
     [listed] = list_images(bucket.uri(""))
     for ref in (listed, *(complete(ImageRef(bucket.uri(name))) for name in ("s.tar", "s.tar#a.jpg"))):
         assert ref.error.code is code
+
+
+def test_a_shard_is_read_to_its_end_in_the_request_of_its_headers(bucket, proxy):
+    bucket.put("s.tar", tar("a.jpg", b"member"))
+    bucket.put("two.tar", tar("a.jpg", b"member") + tar("b.jpg", b"hidden"))
+
+    def once(name):
+        return proxy.media in ({name: 1}, {})  # fake-gcs-server gives the address of the bytes without the proxy
+
+    for name, damaged in (("s.tar", []), ("two.tar", [("two.tar", ErrorCode.CORRUPT)])):
+        for listed in (list_images(bucket.uri(name)), list_members(complete(ImageRef(bucket.uri(name))))):
+            proxy.reset()
+            found = [(ref.uri.removeprefix(bucket.uri()), ref.error and ref.error.code) for ref in listed]
+            assert found == [(f"{name}#a.jpg", None), *damaged]
+            assert once(name)
+        proxy.reset()
+        assert complete(ImageRef(bucket.uri(f"{name}#a.jpg"))).error is None
+        assert once(name)
+
+
+def test_an_output_within_a_prefix_is_not_scanned(bucket):
+    stem, day = "stream-20260131T221500Z", "scan_date=2026-01-31"
+    own = [
+        f"_runs/{stem}-s00-ontime0.json",
+        f"{day}/{stem}-s00-ontime0-00000-of-00001.parquet",
+        f"_windows/{stem}.json",
+    ]
+    own += [f"_drift/{day}/{stem}-ontime0.parquet", "_tmp/night-1/claim", f"_tmp/night-1/mdmf-{'0af' * 8}.tmp"]
+    users = ["_runs/cat.jpg", "_tmp/night-1/cat.jpg", f"{day}/cat.jpg", f"{day}/own.parquet", "a.jpg"]
+    fill(bucket, [f"in/scores/{name}" for name in [*own, *users]])
+    for source, output in (("in", "in/scores"), ("in/**", "in/scores"), ("in/scores/", "in/scores")):
+        filters = Filters(output=bucket.uri(output))
+        found = [ref.uri for ref in list_images(bucket.uri(source)) if filters.admit(ref)]
+        assert sorted(found) == sorted(bucket.uri(f"in/scores/{name}") for name in users)
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, ErrorCode.UNAVAILABLE), (403, ErrorCode.FORBIDDEN)])

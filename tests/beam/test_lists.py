@@ -1,13 +1,20 @@
 """A line of a list costs its own row at most: never the run, and never another file's row."""
 
+import os
+
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mdmf_ops.beam import ImageRef, MatchImages
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.sources import complete
+from mdmf_ops.beam.storage import direct_path
 from mdmf_ops.detector import ErrorCode, Limits
 
 NO_PATHS = {
@@ -51,3 +58,81 @@ def test_a_file_uri_names_what_its_percent_signs_stand_for(tmp_path):
         (tmp_path / "list.txt").write_text((tmp_path / name).as_uri())
         [ref] = read_list(str(tmp_path / "list.txt"))
         assert fetch_image(complete(ref), Limits()).content == name.encode()
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An image, and folders and links beside it from which its name may start."""
+    for name in ("photos/cat.jpg", "lists/l.txt", "far/away/x"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link").symlink_to("far/away")
+    (tmp_path / "same").symlink_to(".")
+    return tmp_path
+
+
+SPELLINGS = [
+    *("../photos/cat.jpg", "{root}/photos/cat.jpg", "file://{root}/photos/cat.jpg", "/{root}/photos/cat.jpg"),
+    *("{root}//photos/./cat.jpg", "file://{root}/lists/..//photos/c%61t.jpg", "file:///{root}/photos/cat.jpg"),
+    *("{root}/link/../../photos/cat.jpg", "{root}/photos/../photos/cat.jpg"),
+]
+
+
+def test_one_image_is_one_row_however_it_is_named(archive, run_pipeline):
+    spelled = [spelling.format(root=archive) for spelling in SPELLINGS]
+    (archive / "lists/l.txt").write_text("\n".join(spelled))
+    plain = f"{archive}/photos/cat.jpg"
+    assert [ref.uri for ref in read_list(f"{archive}/lists/../lists/l.txt")] == [plain] * len(spelled)
+    sources = [plain, *(name for name in spelled if name.startswith(("/", "file:")))]
+    sources += [f"{archive}/lists/../photos", f"file://{archive}/lists/../photos", f"{archive}/lists/../p*/*.jpg"]
+    with run_pipeline() as p:
+        found = p | MatchImages(sources, lists=[f"{archive}/lists/l.txt"]) | beam.Map(_uri)
+        assert_that(found, equal_to([plain]))
+
+
+def _uri(ref):
+    return ref.uri
+
+
+def test_a_link_on_the_way_to_an_image_stays_in_its_name(archive):
+    (archive / "lists/l.txt").write_text("../same/photos/cat.jpg\n")
+    [ref] = read_list(f"{archive}/lists/l.txt")
+    assert ref.uri == f"{archive}/same/photos/cat.jpg"
+
+
+@given(st.lists(st.sampled_from(["photos", "far", "away", "link", "same", "cat.jpg", "..", ".", ""]), max_size=7))
+def test_a_path_without_detours_is_the_same_file(tmp_path_factory, parts):
+    root = tmp_path_factory.getbasetemp() / "detours"
+    if not root.exists():
+        for name in ("photos", "far/away"):
+            (root / name).mkdir(parents=True)
+        (root / "photos/cat.jpg").touch()
+        (root / "link").symlink_to("far/away")
+        (root / "same").symlink_to(".")
+    path = "/".join([str(root), *parts])
+    direct = direct_path(path)
+    assert "//" not in direct and not {"..", "."} & set(direct.split("/")) and direct_path(direct) == direct
+    if os.path.exists(path):  # noqa: PTH110  # a Path would drop what is to be dropped
+        assert os.path.samestat(os.stat(direct), os.stat(path))  # noqa: PTH116
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_spaces_at_the_ends_of_a_name_are_the_names_own(tmp_path, suffix):
+    (tmp_path / " a.jpg ").write_bytes(b"spaced")
+    names = [" a.jpg ", f"{tmp_path}/ a.jpg "]
+    path = tmp_path / f"list{suffix}"
+    if suffix == ".csv":
+        path.write_text("uri\r\n" + "".join(f"{name}\r\n" for name in names) + "  \r\n")
+    else:
+        pq.write_table(pa.table({"uri": [*names, "  ", None]}), path)
+    refs = list(read_list(str(path)))
+    assert [fetch_image(ref, Limits()).content for ref in refs] == [b"spaced"] * 2
+
+
+def test_a_csv_that_is_none_is_named_with_its_line(tmp_path):
+    path = tmp_path / "list.csv"
+    for text in ("uri\na.jpg\n" + "x" * 200_000, "x" * 200_000):
+        path.write_text(text)
+        after = text.count("\n")
+        with pytest.raises(ValueError, match=rf"list\.csv: after line {after}: field larger than field limit"):
+            list(read_list(str(path)))

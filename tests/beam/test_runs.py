@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import files_in, make_row
 
+from mdmf_ops import cli
 from mdmf_ops.beam import Run
 from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam import runs as runs_module
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
 from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
+from mdmf_ops.beam.storage import list_files
 
 
 def at(hour):
@@ -192,6 +194,66 @@ def test_gc_leaves_the_claim_of_a_run_that_scores_for_days(tmp_path):
     commit(run, 1, [write_shard(run, 0, 1, [make_row("/a") | {"run_id": "long"}])], CommitOptions())
     assert [manifest["run_id"] for manifest in read_manifests(run.output)] == ["long"]
     assert not (tmp_path / "_tmp").exists()
+
+
+def test_gc_leaves_what_no_run_has_written(output):
+    own = [
+        *("_tmp/rocket.jpg", "_tmp/holiday/rocket.jpg", "_tmp/holiday/deep/mdmf-1.tmp", "_tmp/r1/mdmf-x.tmp"),
+        *("scan_date=2026-01-02/rocket.jpg", "scan_date=2026-01-02/own.parquet", "scan_date=own/r1/rocket.jpg"),
+    ]
+    for name in own:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(b"mine")
+    collect(str(output), strays(str(output)))
+    assert all((output / name).read_bytes() == b"mine" for name in own)
+    assert not list(output.rglob("killed-*"))
+
+
+# Root may list every folder: a link to itself is one that nobody may.
+@pytest.mark.parametrize(
+    "closed",
+    ["loop", pytest.param("mode", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything"))],
+)
+@pytest.mark.parametrize("name", ["_runs", "_tmp"])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(output, closed, name, capsys):
+    folder = output / name
+    folder.mkdir(exist_ok=True)
+    if closed == "mode":
+        folder.chmod(0)
+    else:
+        folder.rename(output / "elsewhere")
+        folder.symlink_to(name)
+    before = files_in(output)
+    try:
+        with pytest.raises(OSError, match=name):
+            strays(str(output))
+        assert cli.main(["runs", "gc", str(output), "--older_than_h=0"]) == cli.EXIT_FAILED
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("mdmf runs: ") and name in line
+        assert files_in(output) == before
+    finally:
+        if closed == "mode":
+            folder.chmod(0o700)
+
+
+def test_every_file_under_a_prefix_is_listed(tmp_path):
+    for name in ("a/b=1/x", "a/b=1/deep/er/y", "a/b=2", "a/c/z", "b=1/w"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "a/b=link").symlink_to("c")
+    (tmp_path / "a/b=gone").symlink_to("nowhere")
+    (tmp_path / "a/b=1/up").symlink_to("..")  # would be walked round and round
+
+    def listed(prefix):
+        return sorted(file.path.removeprefix(f"{tmp_path}/") for file in list_files(str(tmp_path), prefix))
+
+    assert listed("a/b=") == ["a/b=1/deep/er/y", "a/b=1/x", "a/b=2", "a/b=link/z"]
+    assert listed("a/b=1/d") == ["a/b=1/deep/er/y"]
+    assert (listed("b"), listed("none/"), listed("a/none")) == (["b=1/w"], [], [])
+    assert [file.size_bytes for file in list_files(f"{tmp_path}/none", "")] == []
+    [file] = list_files(str(tmp_path), "a/b=2")
+    status = (tmp_path / "a/b=2").stat()
+    assert file[1:] == (status.st_size, status.st_mtime_ns)
 
 
 @pytest.mark.parametrize(

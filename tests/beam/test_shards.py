@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mdmf_ops.beam import Filters, ImageRef, MatchImages
 from mdmf_ops.beam.image import split_member
 from mdmf_ops.beam.read import fetch_image
-from mdmf_ops.beam.shards import _name, find_member, is_shard, refuse_name_of_member
+from mdmf_ops.beam.shards import _name, find_member, is_shard, list_members, refuse_name_of_member
 from mdmf_ops.beam.sources import complete, list_images, local_ref
 from mdmf_ops.commands import scan
 from mdmf_ops.detector import ErrorCode, Limits
@@ -100,6 +100,61 @@ def test_headers_made_to_hurt_end_the_shard_with_one_row(tmp_path, name):
     assert fetch_image(first, Limits()).content == b"image"
     assert (damage.uri, damage.size_bytes) == (str(shard), shard.stat().st_size)
     assert damage.error.code is ErrorCode.CORRUPT
+
+
+HIDING = {
+    "two tars in one": END + file("b.jpg") + END,
+    "a zeroed header": bytes(512) + blocks(b"image") + file("c.jpg") + END,
+    "a hole of 4 KiB": bytes(4096) + file("c.jpg") + END,
+    "a hole and a byte": bytes(512) + b"x",
+    "zeros up to where they are more than an end": bytes((8 << 20) + 512) + file("b.jpg") + END,
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_images_behind_zeros_are_not_lost_without_a_row(tmp_path, name):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(file("a.jpg") + HIDING[name])
+    for first, damage in (list_images(str(shard)), list_members(ImageRef(str(shard)))):
+        assert first.uri == f"{shard}#a.jpg" and first.error is None
+        assert (damage.uri, damage.error.code) == (str(shard), ErrorCode.CORRUPT)
+        assert "zeros" in damage.error.message
+    # Named in a list, the image before them is read as ever.
+    assert fetch_image(complete(ImageRef(first.uri)), Limits()).content == b"image"
+    assert "zeros" in complete(ImageRef(f"{shard}#b.jpg")).error.message
+
+
+@pytest.mark.parametrize("end_bytes", [0, 512, 1024, 10240, 8 << 20])
+def test_a_shard_may_end_in_any_number_of_zeros_that_tars_do(tmp_path, end_bytes):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(file("a.jpg") + bytes(end_bytes))
+    for refs in (list_images(str(shard)), list_members(ImageRef(str(shard)))):
+        assert [(ref.uri, ref.error) for ref in refs] == [(f"{shard}#a.jpg", None)]
+
+
+def test_a_hole_of_a_tebibyte_is_not_read_to_its_end(tmp_path):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(file("a.jpg"))
+    os.truncate(shard, 1 << 40)
+    _first, damage = list_images(str(shard))
+    assert (damage.uri, damage.error.code) == (str(shard), ErrorCode.CORRUPT)
+
+
+def test_a_hard_link_in_a_shard_is_a_row_that_names_its_target(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"image")
+    (tmp_path / "in" / "b.jpg").hardlink_to(tmp_path / "in" / "a.jpg")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in ("a.jpg", "b.jpg"):
+            archive.add(tmp_path / "in" / name, name)
+    first, link = list_images(str(tmp_path / "s.tar"))
+    assert fetch_image(first, Limits()).content == b"image"
+    assert link.uri == f"{tmp_path}/s.tar#b.jpg"
+    for ref in (link, complete(ImageRef(link.uri))):
+        image = fetch_image(ref, Limits())
+        assert (image.content, image.error.code) == (None, ErrorCode.UNREADABLE)
+        assert "a hard link to a.jpg" in image.error.message
+        assert all(FILTERS[name].admit(ref) for name in ("suffixes", "max_bytes"))
 
 
 def test_long_headers_that_tar_writes_are_read(tmp_path):

@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from conftest import files_in, make_row
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mdmf_ops.beam import Filters, ImageRef, MatchImages, gcs, sources
+from mdmf_ops.beam import Filters, ImageRef, MatchImages, Run, gcs, sources
+from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.sources import compile_glob, complete, list_images, list_part, local_ref, split_source
+from mdmf_ops.beam.windows import DRIFT_FOLDER, WINDOW_FOLDER
 from mdmf_ops.detector import ErrorCode, Limits
 
 
@@ -88,6 +91,86 @@ def test_a_glob_matches_what_pythons_own_does(tmp_path_factory, components):
 )
 def test_globs_of_sets_and_odd_names(pattern, path, matches):
     assert bool(compile_glob(pattern).fullmatch(path)) is matches
+
+
+@pytest.mark.parametrize("pattern", ["/a/[z-a]*.jpg", "/a/**/[9-0]"])
+def test_a_set_that_runs_backwards_is_said_in_a_line(tmp_path, pattern):
+    with pytest.raises(ValueError, match="no glob: bad character range"):
+        compile_glob(pattern)
+    with pytest.raises(ValueError, match="no glob"):
+        list(list_images(f"{tmp_path}/{pattern[3:]}"))
+
+
+DISK = ("a.jpg", "lost+found/x.jpg", "2024/01/a.jpg", "2024/02/deep/a.jpg", "2025/01/a.jpg", "other/01/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "walked"),
+    [
+        ("*.jpg", [""]),
+        ("20*/01/*.jpg", ["", "2024", "2024/01", "2025", "2025/01"]),
+        ("20*/**/*.jpg", ["", "2024", "2024/01", "2024/02", "2024/02/deep", "2025", "2025/01"]),
+        ("2024/0*/a.jpg", ["2024", "2024/01", "2024/02"]),
+        ("[!l]*/0[12]/a**", ["", "2024", "2024/01", "2024/02", "2024/02/deep", "2025", "2025/01", "other", "other/01"]),
+    ],
+)
+def test_a_glob_walks_no_folder_that_it_cannot_match(tmp_path, monkeypatch, pattern, walked):
+    for name in DISK:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scandir, scanned = os.scandir, set()
+
+    def noted(folder):
+        scanned.add(str(folder))
+        return scandir(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", noted)
+        found = {ref.uri for ref in list_images(f"{tmp_path}/{pattern}")}
+    assert scanned == {str(tmp_path / name) for name in walked}
+    files = [str(tmp_path / name) for name in DISK]
+    assert found == {name for name in files if compile_glob(f"{tmp_path}/{pattern}").fullmatch(name)}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
+def test_a_closed_folder_beside_the_images_of_a_glob_costs_nothing(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "lost+found").mkdir(0)
+    assert [ref.uri for ref in list_images(f"{tmp_path}/*.jpg")] == [f"{tmp_path}/a.jpg"]
+    with pytest.raises(PermissionError):
+        list(list_images(str(tmp_path)))
+
+
+def test_an_output_within_a_source_is_not_scanned(tmp_path, run_pipeline):
+    stream = Run.start(str(tmp_path / "scores"), "stream")
+    for run in (Run.start(stream.output, "night-1"), Run.start(stream.output, "killed")):
+        retract(run)
+        file = write_shard(run, 0, 1, [make_row("/a")])
+        if run.run_id == "night-1":
+            commit(run, 1, [file], CommitOptions())
+        else:
+            Path(run.temporary_folder, f"mdmf-{'0af' * 8}.tmp").touch()
+    own = [f"{WINDOW_FOLDER}/stream-1.json", f"{DRIFT_FOLDER}/scan_date=2026-01-31/stream-1-ontime0.parquet"]
+    # Of the same folders and names, and no run's.
+    users = ["_runs/cat.jpg", "_runs/deep/a.json", "_tmp/cat.jpg", "_tmp/r1/cat.jpg", "_windows/cat.png", "claim"]
+    users += ["scan_date=2026-01-31/cat.jpg", "scan_date=2026-01-31/a.parquet", "_drift/a.parquet", "my_runs/a.json"]
+    for name in [*own, *users]:
+        (tmp_path / "scores" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scores" / name).touch()
+    assert len(files_in(tmp_path / "scores")) == len(users) + 7
+    expected = [f"{tmp_path}/scores/{name}" for name in users]
+    filters = Filters(output=stream.output)
+    for source in (str(tmp_path), f"{tmp_path}/**", stream.output):
+        assert sorted(ref.uri for ref in list_images(source) if filters.admit(ref)) == sorted(expected)
+    with run_pipeline() as p:
+        assert_that(p | MatchImages([str(tmp_path)], filters=filters) | beam.Map(_uri), equal_to(expected))
+
+
+@pytest.mark.parametrize("name", ["_runs/a.json", "scan_date=2026-01-31/a-00000-of-00001.parquet", "_tmp/r/claim"])
+@pytest.mark.parametrize("output", [None, "/photos", "/photos/score", "gs://photos"])
+def test_a_name_that_a_run_could_give_hides_no_image_that_lies_elsewhere(name, output):
+    assert Filters(output=output).admit(ImageRef(f"/photos/scores/{name}"))
+    assert not Filters(output="/photos/scores").admit(ImageRef(f"/photos/scores/{name}"))
 
 
 def test_a_million_objects_are_listed_in_flat_memory(monkeypatch):

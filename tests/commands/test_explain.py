@@ -1,5 +1,6 @@
 """`mdmf explain`: an image, an object, and a row whose image is there, gone, changed or of another detector."""
 
+import datetime
 import json
 import re
 import shutil
@@ -13,11 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import copy_detector, encode, photo
 from emulators import Bucket
+from outputs import MORNING, write_output
 from PIL import Image
 from scans import read_rows, scan
 
 from mdmf_ops import cli
-from mdmf_ops.detector import Detector
+from mdmf_ops.beam import Run
+from mdmf_ops.beam.image import Image as ReadImage
+from mdmf_ops.beam.score import make_row
+from mdmf_ops.beam.sources import local_ref
+from mdmf_ops.detector import Detector, Limits
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,7 @@ def test_a_local_image_is_scored_and_shown(scanned, tmp_path, capsys):
 
 
 def test_alpha_moves_the_verdict_and_not_the_score(scanned, tmp_path, capsys):
-    strict, lax = (explain(capsys, tmp_path, scanned / "in" / "0.jpg", "--alpha", a) for a in (0.001, 0.9999))
+    strict, lax = (explain(capsys, tmp_path, scanned / "in" / "0.jpg", "--alpha", a) for a in (0.005, 0.9999))
     assert strict["mmd2"] == lax["mmd2"] and strict["score_at_alpha"] > lax["score_at_alpha"]
     assert lax["verdict"] == "likely_ai"
 
@@ -138,14 +144,89 @@ def test_an_image_that_is_not_the_rows_any_more_is_not_shown(scanned, place, cap
     assert len(set(alone.crop((130, 0, 290, 96)).get_flattened_data())) < 60, "colours of a map, and no photograph"
 
 
-def test_a_row_that_does_not_reproduce_says_so(scanned, place, capsys):
-    [path] = (place / "out").glob("scan_date=*/*.parquet")
+def full_rows(output):
+    """Every row of an output of one run, as its file holds them."""
+    [path] = output.glob("scan_date=*/*.parquet")
+    return pq.read_table(path, partitioning=None).to_pylist()
+
+
+def forge(output, name, make):
+    """Puts another value into a column of every scored row."""
+    [path] = output.glob("scan_date=*/*.parquet")
     table = pq.read_table(path, partitioning=None)
-    place_of = table.schema.get_field_index("mmd2")
-    forged = pa.array([value and value + 0.01 for value in table["mmd2"].to_pylist()], pa.float32())
-    pq.write_table(table.set_column(place_of, table.schema.field(place_of), forged), path)
+    place = table.schema.get_field_index(name)
+    values = [value if value is None else make(value) for value in table[name].to_pylist()]
+    field = table.schema.field(place)
+    pq.write_table(table.set_column(place, field, pa.array(values, field.type)), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("mmd2", lambda score: score + 0.01),
+        ("p_value", lambda p_value: 0.45 if p_value != 0.45 else 0.5),
+        ("verdict", lambda verdict: "uncertain" if verdict == "likely_ai" else "likely_ai"),
+        ("patch_evidence", lambda evidence: evidence[::-1]),
+        ("tiles", lambda tiles: [tile | {"left_px": 1} for tile in tiles]),
+        ("width_px", lambda width_px: width_px + 32),
+    ],
+)
+def test_a_row_that_does_not_reproduce_says_in_what(scanned, place, capsys, name, make):
+    if name == "tiles":
+        forge(place / "out", "width_px", lambda width_px: width_px + 1)  # else they would not fit: a damaged row
+    forge(place / "out", name, make)
     found = explain(capsys, place, *of_row(place, rows_of(scanned)["1.jpg"]), status=cli.EXIT_FAILED)
-    assert found["reproduced"] == "different" and "does not reproduce" in " ".join(found["words"])
+    assert found["reproduced"] == "different"
+    assert re.search(rf"does not reproduce: .*\b{name} (is|lie) ", " ".join(found["words"]))
+
+
+def test_a_row_without_its_map_is_said_to_be_damaged_in_a_line(scanned, place, capsys):
+    forge(place / "out", "patch_evidence", lambda _evidence: None)
+    asked = of_row(place, rows_of(scanned)["1.jpg"])
+    assert cli.main(["explain", *map(str, asked), "--device", "cpu"]) == cli.EXIT_USAGE
+    assert re.fullmatch(r"mdmf explain: .*1\.jpg: no map: .*\n", capsys.readouterr().err)
+
+
+def test_a_row_that_was_scored_with_wider_limits_is_shown_without_its_image(tmp_path, capsys):
+    long = tmp_path / "long.png"
+    long.write_bytes(encode(photo(1, 64, 30_008), "PNG"))
+    detector = Detector.load(device="cpu", limits=Limits(max_side_px=40_000))
+    [score] = detector.score([long.read_bytes()])
+    image = ReadImage(local_ref(str(long)), long.read_bytes())
+    row = make_row(image, score, detector, Run.start(".", "r"))
+    write_output(tmp_path / "out", [row])
+    found = explain(capsys, tmp_path, *of_row(tmp_path, row), status=cli.EXIT_FAILED)
+    assert (found["reproduced"], found["verdict"]) == ("unreadable", score.verdict.value)
+    assert "at most 30000 px a side" in " ".join(found["notes"]) and set(found["pictures"]) == {"map", "p_value"}
+
+
+@pytest.mark.parametrize("lost", ["2.jpg", "shard.tar"])
+def test_of_copies_one_that_can_still_be_read_is_shown(scanned, place, capsys, lost):
+    copies = {"2.jpg": "shard.tar#member.jpg", "shard.tar": "2.jpg"}
+    asked = of_row(place, rows_of(scanned)["2.jpg"])
+    (scanned / "in" / lost).unlink()
+    found = explain(capsys, place, *asked)
+    assert (found["reproduced"], found["image_uri"]) == ("same", f"{scanned}/in/{copies[lost]}")
+    (scanned / "in" / copies[lost].partition("#")[0]).unlink()
+    assert explain(capsys, place, *asked, status=cli.EXIT_FAILED)["reproduced"] == "gone"
+
+
+@pytest.mark.parametrize("failed_later", [False, True])
+def test_the_row_of_a_run_is_told_from_another_runs(scanned, tmp_path, capsys, failed_later):
+    [row] = [row for row in full_rows(scanned / "out") if row["image_uri"].endswith("1.jpg")]
+    strict = {"alpha": row["p_value"] / 2, "verdict": "uncertain"}
+    write_output(tmp_path / "out", [row | {"alpha": row["p_value"] * 2, "verdict": "likely_ai"}], "lax")
+    write_output(tmp_path / "out", [row | strict], "strict", MORNING + datetime.timedelta(days=1))
+    if failed_later:
+        failed = row | {"status": "failed", "verdict": None, "error_code": "timeout"}
+        write_output(tmp_path / "out", [failed], "later", MORNING + datetime.timedelta(days=2))
+    asked = of_row(tmp_path, row)
+    for run_id, verdict in (("lax", "likely_ai"), ("strict", "uncertain")):
+        found = explain(capsys, tmp_path, *asked, "--run_id", run_id)
+        assert (found["run_id"], found["verdict"], found["reproduced"]) == (run_id, verdict, "same")
+        assert "rows have this id" not in " ".join(found["notes"])
+    newest = explain(capsys, tmp_path, *asked)
+    assert newest["run_id"] == "strict" and "1.jpg in run strict" in " ".join(newest["notes"])
 
 
 def test_a_failed_row_is_explained_without_pictures(scanned, place, capsys):
@@ -214,11 +295,14 @@ def test_pictures_of_two_images_of_one_name_lie_beside_each_other_whatever_the_n
         (["a.jpg", "--row_id", "x"], "name either an IMAGE"),
         (["--row_id", "x"], "name either an IMAGE"),
         (["--output", "out", "--row_id", "x", "--alpha", "0.5"], "--alpha: a row has its own"),
+        (["in/0.jpg", "--run_id", "run"], "--run_id: of a row"),
         (["missing.jpg"], "missing.jpg: nothing there"),
         (["in"], "more than one image"),
         (["in/0.jpg", "--alpha", "1e-9"], "alpha=1e-09"),
         (["in/0.jpg", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
         (["--output", "out", "--row_id", "beef"], "--row_id beef: no committed run"),
+        (["--output", "out", "--row_id", "beef", "--run_id", "run"], "--row_id beef: no row of run run has it"),
+        (["--output", "out", "--row_id", "beef", "--run_id", "noon"], "--run_id noon: no such committed run"),
         (["s3://a/b.jpg"], "local paths and gs://"),
     ],
 )

@@ -12,6 +12,7 @@ import model_assets
 from mdmf_ops import cli
 from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
+from mdmf_ops.commands.terminal import console, plain
 
 LONG = "/archive/" + "a-rather-long-folder-name/" * 6 + "photo.jpg"
 
@@ -153,6 +154,16 @@ def test_a_pipe_gets_whole_lines_and_no_progress(output):
     assert "\x1b" not in done.stdout
 
 
+def test_a_name_is_shown_as_it_is(tmp_path, capsys):
+    name = "/p/1:100:2:heart:.jpg"
+    run = Run(str(tmp_path), "r", "2026-01-02", "2026-01-02T01:00:00+00:00")
+    commit(run, 1, [write_shard(run, 0, 1, [make_row(name) | {"run_id": "r", "p_value": 0.5}])], CommitOptions())
+    assert status_of("latest", tmp_path) == 0
+    assert name in capsys.readouterr().out
+    console().print(f"[bold]{plain(name)}[/]")
+    assert name in capsys.readouterr().out
+
+
 def test_what_only_reads_an_output_starts_without_beam_and_torch(output):
     script = f"""
 import sys
@@ -199,9 +210,10 @@ def test_bash_completes_verbs_options_and_choices(script):
     assert completed(script, "mdmf", "assets", "f") == ["fetch"]
 
 
-def test_bash_completes_files_where_an_argument_is_one(script, tmp_path):
+@pytest.mark.parametrize("words", [["scan"], ["explain"], ["explain", "--save"], ["explain", "--output"]], ids=" ".join)
+def test_bash_completes_files_where_an_argument_is_one(script, tmp_path, words):
     (tmp_path / "photos").mkdir()
-    assert completed(script, "mdmf", "scan", f"{tmp_path}/pho") == [f"{tmp_path}/photos"]
+    assert completed(script, "mdmf", *words, f"{tmp_path}/pho") == [f"{tmp_path}/photos"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -56,19 +56,32 @@ def test_one_run_can_be_reported_alone(output, tmp_path, capsys):
     assert data["list"]["uri"] == ["/in/a", "/in/b"]
 
 
+def test_of_a_run_every_row_is_reported_and_of_an_image_the_newest(tmp_path, capsys):
+    # As a window of a stream has them: an object uploaded again, with the same bytes or others, at one moment even.
+    rows = [scored_row("gs://b/a", p, 1, image_generation=g) for g, p in ((1, 0.001), (2, 0.5))]
+    rows += [scored_row("gs://b/a", 0.05, 2, image_generation=3), failed_row("gs://b/c")]
+    output = write_output(tmp_path / "out", rows, "window")
+    figures, data = report(capsys, output, "--run_id", "window", page=tmp_path / "r.html")
+    assert (figures["images"], figures["likely_ai"], figures["likely_real"], figures["failed"]) == (4, 1, 1, 1)
+    assert data["list"]["uri"] == ["gs://b/a"] * 3 + ["gs://b/c"] and data["list"]["card"] == [0, 1, 2, -1]
+    assert [card["facts"]["generation"] for card in data["gallery"]["cards"]] == ["1", "3", "2"]
+    assert report(capsys, output, page=tmp_path / "r.html")[0]["images"] == 2
+
+
 def test_a_list_that_is_too_short_for_all_says_so_and_counts_them_all(output, tmp_path, capsys):
     figures, data = report(capsys, output, "--limit", "2", page=tmp_path / "r.html")
     assert figures["images"] == data["images"] == 4
     assert data["list"]["uri"] == ["/in/b", "/in/c"]
 
 
-def test_columns_that_older_files_lack_are_unknown(output, tmp_path, capsys):
+@pytest.mark.parametrize(("arguments", "images"), [((), 4), (("--run_id", "evening"), 3)])
+def test_columns_that_older_files_lack_are_unknown(output, tmp_path, capsys, arguments, images):
     for path in (tmp_path / "out").glob("scan_date=*/*.parquet"):
         table = pq.read_table(path, partitioning=None)
         pq.write_table(table.drop_columns(["declared_source", "declared_by"]), path)
-    figures, data = report(capsys, output, page=tmp_path / "r.html")
-    assert figures["images"] == 4
-    assert [card["declared"] for card in data["gallery"]["cards"]] == [{}] * 3
+    figures, data = report(capsys, output, *arguments, page=tmp_path / "r.html")
+    assert figures["images"] == images
+    assert [card["declared"] for card in data["gallery"]["cards"]] == [{}] * (images - 1)
 
 
 def test_a_page_is_replaced_whole_and_nothing_else_is_left(output, tmp_path, capsys):
@@ -113,10 +126,12 @@ def test_status_1_is_a_page_that_cannot_be_written_and_a_damaged_file(output, tm
     copied = shutil.copytree(output, "damaged")
     damaged = next(Path(copied).glob("scan_date=*/*.parquet"))
     damaged.write_bytes(b"x")
-    assert cli.main(["report", str(copied)]) == cli.EXIT_FAILED
-    page, rows = capsys.readouterr().err.splitlines()
+    run_id = damaged.name.partition("-")[0]
+    for arguments in ((), ("--run_id", run_id)):
+        assert cli.main(["report", str(copied), *arguments]) == cli.EXIT_FAILED
+    page, *rows = capsys.readouterr().err.splitlines()
     assert page.startswith("mdmf report: ") and "File exists: 'file'" in page
-    assert rows.startswith("mdmf report: ") and f"{damaged}: damaged" in rows
+    assert [row.startswith("mdmf report: ") and f"{damaged}: damaged" in row for row in rows] == [True, True]
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_an_opened_image_says_how_to_reproduce_it_and_goes_on_by_keys(page):
     page.locator(".card").nth(1).click()
     title = page.locator("#dialog-title").text_content()
     assert "mdmf explain --output " in page.locator(".command").text_content()
-    assert f"--row_id {0:064x}" in page.locator(".command").text_content()
+    assert f"--run_id r1 --row_id {0:064x}" in page.locator(".command").text_content()
     page.keyboard.press("ArrowRight")
     assert page.locator("#dialog-title").text_content() != title
     page.keyboard.press("ArrowLeft")
@@ -114,6 +114,24 @@ def test_an_opened_image_says_how_to_reproduce_it_and_goes_on_by_keys(page):
     page.keyboard.press("Escape")
     assert page.locator("#dialog").is_hidden()
     assert page.evaluate("document.activeElement.className") == "card"
+
+
+def test_keys_go_on_working_after_the_map_was_clicked_away(page):
+    page.locator(".card").nth(1).click()
+    title = page.locator("#dialog-title").text_content()
+    page.locator("#mapped").click()
+    assert page.locator("#dialog .heat").first.is_hidden()
+    page.keyboard.press("m")
+    assert page.locator("#dialog .heat").first.is_visible()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#dialog-title").text_content() != title
+
+
+def test_an_image_without_a_map_in_the_page_names_its_run_too(page):
+    page.locator("#last").click()
+    page.locator("#list .open", has_text="image118").click()
+    assert page.locator("#dialog .picture").count() == 0
+    assert f"--run_id r1 --row_id {118:064x}" in page.locator(".command").text_content()
 
 
 def test_the_list_sorts_both_ways_and_says_so(page):

@@ -109,12 +109,28 @@ def test_each_detector_has_its_own_chart_of_scores_and_alpha_its_own_line():
     }
 
 
+def tally_of(said):
+    """Of rows that declare these pieces of software, in this order."""
+    tally, row = Tally(1, 1), scored_row("/a", 0.5)
+    for software in said:
+        tally.add(row | {"declared_software": software})
+    return tally
+
+
 def test_what_strangers_declare_is_bounded():
-    tally = Tally(1, 1)
-    for i in range(500):
-        tally.add(scored_row(f"/{i}", 0.5, declared_source=f"source {i}"))
-    counts = tally.declared["declared_source"]
-    assert len(counts) <= 51 and counts.total() == 500
+    tally = tally_of(f"software {i}" for i in range(10_500))
+    counts = tally.declared["declared_software"]
+    assert len(counts) == 10_001 and counts["others"] == 500
+    shown = tally.most_declared()["declared_software"]
+    assert len(shown) == 13 and list(shown)[-1] == "others" and sum(shown.values()) == 10_500
+
+
+def test_what_most_files_declare_is_shown_wherever_it_comes_and_the_rest_is_counted():
+    tally = tally_of([*(f"Camera {i}" for i in range(60)), *["others"] * 70, *["Firefly"] * 500])
+    shown = tally.most_declared()
+    assert list(shown) == ["declared_software"], "what no file says is not shown"
+    assert shown["declared_software"] == {"Firefly": 500, **{f"Camera {i}": 1 for i in range(11)}, "others": 119}
+    assert tally_of(["Firefly"]).most_declared() == {"declared_software": {"Firefly": 1}}
 
 
 def test_one_score_is_a_chart_too():
