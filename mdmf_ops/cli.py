@@ -133,6 +133,9 @@ def _run(argv: list[str]) -> int:
     except UsageError as error:
         print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
         return EXIT_USAGE
+    except ImportError as error:  # of what is imported once it is needed, as Google's client is for gs://
+        print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
+        return EXIT_USAGE
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK

@@ -10,6 +10,7 @@ The nightly form skips what an earlier run settled: add --skip_unchanged gs://bu
 
 import argparse
 import datetime
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
+from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.progress import Progress
 from pipelines.options import (
@@ -77,7 +79,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num_shards",
-        type=int,
+        type=_at_least_one,
         metavar="N",
         help="number of Parquet files, at most (default: one for 100,000 images)",
     )
@@ -85,7 +87,8 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_failed_fraction",
         type=_fraction,
         metavar="F",
-        help="do not commit the run if more than this fraction of the images failed (default: no limit)",
+        help="do not commit the run if more than this fraction of the images, those that are skipped among them, failed"
+        " (default: no limit)",
     )
 
     sources = parser.add_argument_group("which images")
@@ -146,6 +149,7 @@ def filters_of(options: argparse.Namespace | RescanOptions) -> Filters:
         changed_since=options.changed_since and _aware(options.changed_since),
         sample=options.sample,
         seed=options.sample_seed,
+        output=options.output and dataset_root(options.output),
     )
 
 
@@ -153,6 +157,13 @@ def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least one is needed")
     return value
 
 
@@ -220,7 +231,10 @@ def launch(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a rescan to its end (on a service: submits it and waits, unless told otherwise)."""
-    options = PipelineOptions(argv if argv is not None else sys.argv[1:]).view_as(RescanOptions)
+    # Beam says in its log, and nowhere else, under which id a job was created: Airflow cancels it by that.
+    logging.basicConfig()
+    logging.getLogger().setLevel(logging.INFO)
+    options = RescanOptions(argv if argv is not None else sys.argv[1:])
     _run, result = launch(options)
     result.wait_until_finish()
     return 0

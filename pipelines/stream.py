@@ -8,6 +8,7 @@
 """
 
 import argparse
+import logging
 import secrets
 import signal
 import sys
@@ -237,7 +238,10 @@ def drain_on_signals() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
-    options = PipelineOptions(argv if argv is not None else sys.argv[1:]).view_as(StreamOptions)
+    # As in a rescan: the id of a job that a service made is in Beam's log alone.
+    logging.basicConfig()
+    logging.getLogger().setLevel(logging.INFO)
+    options = StreamOptions(argv if argv is not None else sys.argv[1:])
     _stream, result = launch(options)
     if is_local(options):
         drain_on_signals()

@@ -1,14 +1,17 @@
 """The command as a person runs it: in its own process, on every core."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import write_images
+from conftest import tiny, write_images
 
 from mdmf_ops import cli
 
@@ -56,6 +59,50 @@ def test_dry_run_reads_and_writes_nothing(images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_says_what_a_list_would_have_read(images, tmp_path, capsys):
+    files = sorted(path for path in images.rglob("*.png"))
+    with tarfile.open(tmp_path / "shard.TAR", "w") as shard:
+        for file in files[:3]:
+            shard.add(file, file.name)
+    wanted = [files[0], tmp_path / "shard.TAR", f"{tmp_path}/shard.TAR#{files[1].name}", tmp_path / "gone.png"]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, wanted)))
+
+    def plan(*more):
+        command = ["scan", "--input_list", tmp_path / "list.txt", "--output", tmp_path / "out", "--dry_run", "--json"]
+        assert cli.main([str(word) for word in (*command, *more)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    sizes = [file.stat().st_size for file in (files[0], *files[:3])]
+    found = plan()
+    assert (found["images"], found["bytes"], found["of_unknown_size"]) == (5, sum(sizes), 1)
+    limit_bytes = max(sizes)
+    found = plan("--min_bytes", limit_bytes)
+    assert found["images"] - found["of_unknown_size"] == sizes.count(limit_bytes)
+    assert found["bytes"] == limit_bytes * sizes.count(limit_bytes)
+
+
+def test_dry_run_says_what_would_be_skipped(images, tmp_path, capsys):
+    photos, output = shutil.copytree(images / "day0", tmp_path / "photos"), tmp_path / "out"
+    (photos / "dangling.png").symlink_to("nowhere")
+
+    def scan(*more):
+        command = ["scan", photos, "--output", output, "--workers", 1, "--skip_unchanged", output, "--json", *more]
+        assert cli.main([str(word) for word in command]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    planned = scan("--dry_run")
+    assert (planned["images"], planned["skipped"]) == (9, 0)
+    assert scan("--run_id", "r1")["inputs"] == 9
+    new = photos / "new.png"
+    new.write_bytes(tiny(1))
+    planned = scan("--dry_run")
+    # The link is tried again each night.
+    assert (planned["images"], planned["skipped"], planned["bytes"]) == (2, 8, new.stat().st_size)
+    assert scan("--dry_run", "--run_id", "r1")["skipped"] == 0
+    done = scan()
+    assert (sum(file["rows"] for file in done["files"]), done["skipped"]) == (2, 8)
+
+
 def test_lists_and_filters_choose_the_images(images, tmp_path, capsys):
     wanted = [str(path) for path in images.rglob("*.png")]
     (tmp_path / "list.csv").write_text("\n".join(["path", *wanted]))
@@ -88,6 +135,52 @@ def test_sources_that_cannot_be_read_are_refused_in_one_line(images, monkeypatch
     assert message in errors and len(errors.splitlines()) == 1
 
 
+def test_a_pipe_is_no_list_since_the_workers_cannot_read_it_again(images, tmp_path, capsys):
+    """What one look took out of it would be lost without a word."""
+    lines = "".join(f"{path}\n" for path in images.rglob("*.png"))
+    pipe, end = os.pipe()
+    os.write(end, lines.encode())
+    os.close(end)
+    arguments = ["--input_list", f"/dev/fd/{pipe}", "--output", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main(["scan", *arguments]) == cli.EXIT_USAGE
+    [error] = capsys.readouterr().err.splitlines()
+    assert f"/dev/fd/{pipe}: not a file; a pipe can be read only once: write it to a file" in error
+    with open(pipe) as file:
+        assert file.read() == lines
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "way"),
+    [("source", "say file:///{}/caf%E9"), ("--output", "rename it"), ("--input_list", "say file:///{}/caf%E9")],
+)
+def test_a_name_that_is_not_utf8_is_refused_with_the_way_to_say_it(tmp_path, capsys, place, way):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    Path(name).mkdir()
+    Path(name, "a.png").write_bytes(tiny(1))
+    arguments = [name, "--output", f"{tmp_path}/out"] if place == "source" else [str(tmp_path), place, name]
+    assert cli.main(["scan", "--output", f"{tmp_path}/out", *arguments, "--workers", "1"]) == cli.EXIT_USAGE
+    [error] = capsys.readouterr().err.splitlines()
+    assert f"the name is not UTF-8; {way.format(str(tmp_path)[1:])}" in error
+    command = ["scan", f"file://{tmp_path}/caf%E9", "--output", f"{tmp_path}/out", "--workers", "1"]
+    assert place != "source" or cli.main(command) == 0  # as it was told
+
+
+def test_an_earlier_output_whose_manifest_is_damaged_is_said_in_a_line(images, tmp_path, capsys):
+    (tmp_path / "scores/_runs").mkdir(parents=True)
+    (tmp_path / "scores/_runs/monday.json").write_text("{")
+    arguments = [str(images), "--output", str(tmp_path / "out"), "--skip_unchanged", str(tmp_path / "scores")]
+    assert cli.main(["scan", *arguments]) == cli.EXIT_USAGE
+    [error] = capsys.readouterr().err.splitlines()
+    assert "monday.json: not a manifest" in error
+
+
+def test_verify_of_no_run_is_no_success(tmp_path, capsys):
+    assert cli.main(["runs", "verify", str(tmp_path / "nowhere")]) == cli.EXIT_USAGE
+    told = capsys.readouterr()
+    assert "nowhere: no committed run there" in told.err and not told.out
+
+
 def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
     done = mdmf("scan", images, "--output", tmp_path / "out", "--workers", 1, "--max_failed_fraction", 0.1)
     assert done.returncode == 1
@@ -105,6 +198,7 @@ def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
         ([".", "--output", "out", "--run_id", "a/b"], "run id 'a/b'"),
         ([".", "--output", "out", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
         ([".", "--output", "out", "--workers", "-3"], "--workers -3"),
+        ([".", "--output", "out", "--skip_unchanged", "file:///scores"], "file:///scores: the folder of a dataset"),
     ],
 )
 def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, message):
@@ -151,6 +245,14 @@ def test_what_neither_scan_nor_beam_knows_is_refused_and_no_source_is_lost(
     assert ended.value.code == cli.EXIT_USAGE
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "some"])
+def test_no_file_at_all_is_refused_before_anything_runs(images, number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["scan", str(images), "--output", "out", "--num_shards", number])
+    assert ended.value.code == cli.EXIT_USAGE
+    assert "argument --num_shards" in capsys.readouterr().err
 
 
 def test_flags_that_beam_knows_are_passed_on(images, tmp_path, capsys):
@@ -210,3 +312,16 @@ def test_a_verb_whose_extra_is_not_installed_says_which(verb, missing, extra):
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(f"mdmf {verb} needs {missing}") and f"pip install 'mdmf-ops[{extra}]'" in line
+
+
+def test_a_bucket_without_googles_client_says_what_to_install():
+    script = """
+import sys
+sys.modules["google_crc32c"] = None
+from mdmf_ops.cli import main
+sys.exit(main(["runs", "list", "gs://bucket/scores"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("mdmf runs: gs:// needs Google's client: pip install 'mdmf-ops[gcp]'")

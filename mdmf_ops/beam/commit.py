@@ -49,7 +49,8 @@ class CommitOptions:
     """What the commit of a run asks and records.
 
     Attributes:
-        max_failed_fraction: more failed images than this fraction are fatal; None is no limit.
+        max_failed_fraction: more failed images than this fraction of the inputs, those skipped among them, are fatal;
+            None is no limit.
         recorded: options of the run, kept in the manifest as they are.
     """
 
@@ -200,9 +201,10 @@ def commit(
     counts = _total(files)
     failed = counts["status"].get("failed", 0)
     limit = options.max_failed_fraction
-    if limit is not None and failed > limit * rows:
+    # Of the rows alone, one image that fails each night would be all of a night in which nothing else is new.
+    if limit is not None and failed > limit * inputs:
         raise CommitError(
-            f"run {run.run_id}: {failed} of {rows} images failed, more than --max_failed_fraction={limit}:"
+            f"run {run.run_id}: {failed} of {inputs} images failed, more than --max_failed_fraction={limit}:"
             f" {counts['error_code']}"
         )
     present = {file.path: file.size_bytes for file in _data_files(run)}

@@ -4,6 +4,7 @@ Both sides are grouped by URI: neither the archive nor its past must fit in a wo
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -12,7 +13,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 import model_assets
-from mdmf_ops.beam.commit import read_manifests
+from mdmf_ops.beam.commit import ManifestError, read_manifest, read_manifests
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.run import Run, dataset_root
@@ -23,8 +24,7 @@ _OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.TIMEOUT.value, ErrorC
 """Failures after the bytes were read that another try may not see."""
 
 _BY_SIZE = (ErrorCode.EMPTY.value, ErrorCode.TOO_MANY_BYTES.value)
-"""Failures that follow from the size alone, before a byte is read: another try would see them again, every night, and a
-night with nothing else to read would count as one that failed."""
+"""Failures that follow from the size alone, before a byte is read: another try would see them again, every night."""
 
 _COLUMNS = (
     *("image_uri", "image_generation", "image_bytes", "image_modified_at", "image_sha256"),
@@ -62,11 +62,23 @@ def is_unchanged(ref: ImageRef, seen: Iterable[Seen], detector_id: str) -> bool:
     return modified_us is not None and (ref.size_bytes, modified_us) == (newest.size_bytes, newest.modified_us)
 
 
-def committed_files(output: str, but_run: str) -> Iterator[str]:
-    """Data files of every committed run in an output, but for one run."""
-    for manifest in read_manifests(output):
-        if manifest["run_id"] != but_run:
+def committed_files(output: str, but_run: Run) -> Iterator[str]:
+    """Data files of every committed run in an output, but for what a run is about to replace.
+
+    Which one that is, its manifest tells and no path: a folder may have two names, by a link or a mount.
+    """
+    manifests = read_manifests(output)
+    replaced = None
+    # After the others: what another attempt commits meanwhile is not listed then, rather than listed and not known.
+    with suppress(FileNotFoundError, ManifestError):
+        replaced = _start(read_manifest(but_run))
+    for manifest in manifests:
+        if _start(manifest) != replaced:
             yield from (f"{output}/{file['path']}" for file in manifest["files"])
+
+
+def _start(manifest: dict[str, Any]) -> tuple[str, str, str | None]:
+    return manifest["run_id"], manifest["started_at"], manifest.get("attempt")
 
 
 def read_seen(path: str) -> Iterator[tuple[str, Seen]]:
@@ -114,8 +126,8 @@ class SkipUnchanged(beam.PTransform):
     """Splits refs into `changed`, which are to be read, and `skipped`, URIs that an earlier row holds for.
 
     Args:
-        previous: an output of earlier runs; only what its manifests list counts. The run itself does not: a rerun
-            replaces its rows, so it skips what it skipped the first time.
+        previous: an output of earlier runs; only what its manifests list counts. The run itself does not, by whatever
+            name: a rerun replaces its rows, so it skips what it skipped the first time.
         run: the run that is being made.
         assets: folder of the detector, local or gs://; None is the embedded one.
     """
@@ -128,11 +140,10 @@ class SkipUnchanged(beam.PTransform):
         return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}
 
     def expand(self, refs: beam.PCollection[ImageRef]):
-        but_run = self._run.run_id if self._previous == self._run.output else ""
         seen = (
             refs.pipeline
             | "Previous" >> beam.Create([self._previous], reshuffle=False)
-            | "CommittedFiles" >> beam.FlatMap(committed_files, but_run)
+            | "CommittedFiles" >> beam.FlatMap(committed_files, self._run)
             | "SpreadFiles" >> beam.Reshuffle()
             | "ReadSeen" >> beam.FlatMap(read_seen).with_output_types(tuple[str, Seen])
         )

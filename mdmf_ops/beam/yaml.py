@@ -1,5 +1,6 @@
 """The transforms as Beam YAML takes them: plain arguments in, rows with a schema out. See `examples/scan.yaml`."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -71,7 +72,8 @@ class ReadAndScore(beam.PTransform):
             "precision": precision,
         }
         self._output = output
-        self._run = Run.start(output or ".", run_id)
+        # Without an output nothing is written: no folder need be there, the working directory may be `/`.
+        self._run = Run.start(os.devnull if output is None else output, run_id)
 
     def display_data(self) -> dict[str, Any]:
         return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}

@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if arguments.action == "list":
         return _list(manifests, arguments.json)
     if arguments.action == "verify":
+        if not manifests:  # of a misspelt name all runs would be whole
+            raise UsageError(f"{output}: no committed run there; make one with mdmf scan ... --output {output}")
         return _verify(output, manifests, arguments.json)
     return _collect(output, arguments)
 

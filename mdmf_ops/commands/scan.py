@@ -16,12 +16,15 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
+import stat
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from mdmf_ops.beam.commit import read_manifest, read_manifests
+from mdmf_ops.beam.commit import ManifestError, read_manifest, read_manifests
 from mdmf_ops.beam.forked import ForkedWorkers, can_fork
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.load import local_copy
-from mdmf_ops.beam.run import Run
-from mdmf_ops.beam.sources import list_images
-from mdmf_ops.beam.storage import absolute, exists, is_gcs, open_file
+from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_seen
+from mdmf_ops.beam.run import Run, dataset_root
+from mdmf_ops.beam.sources import CompleteDoFn, list_images
+from mdmf_ops.beam.storage import absolute, exists, is_gcs, local_path, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain
 from mdmf_ops.cores import usable_cores
@@ -77,9 +81,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         keep_no_free_memory()  # where this process scores too, each batch of images keeps it
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
-        progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
-        runner = _workers(options, arguments, stack) if _is_local(rest) else None
-        show = sys.stderr.isatty() and not arguments.json
+        progress = runner = None
+        if _is_local(rest):  # workers of another machine have no such folder to count in
+            progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
+            runner = _workers(options, arguments, stack)
+        show = progress is not None and sys.stderr.isatty() and not arguments.json
         with _Watch(progress) if show else _Silence():
             try:
                 # Beam's threads print a traceback of whatever fails in them.
@@ -140,11 +146,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--output is missing: name the folder of the Parquet dataset")
     if not arguments.inputs and not arguments.input_list:
         raise UsageError("nothing to scan: name a file, folder or glob, or an --input_list")
+    _check_utf8(arguments)
     try:
-        Run.start(arguments.output, arguments.run_id)
+        output = Run.start(arguments.output, arguments.run_id).output
         sources = [absolute(source) for source in arguments.inputs]
         lists = [absolute(path) for path in arguments.input_list]
-        previous = arguments.skip_unchanged and absolute(arguments.skip_unchanged)
+        previous = arguments.skip_unchanged and dataset_root(arguments.skip_unchanged)
         _load(arguments)
     except (OSError, ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
@@ -155,11 +162,31 @@ def _check(arguments: argparse.Namespace) -> None:
                 next(list_images(source))
         for path in lists:
             if not is_gcs(path):
-                next(read_list(path, arguments.list_column), None)
-    except (OSError, ValueError) as error:
+                _check_list(path, arguments.list_column)
+        is_elsewhere = previous and not is_gcs(previous) and os.path.realpath(previous) != os.path.realpath(output)
+        is_empty = is_elsewhere and not read_manifests(previous)
+    except (OSError, ValueError, ManifestError) as error:
         raise UsageError(str(error)) from error
-    if previous and previous != absolute(arguments.output) and not is_gcs(previous) and not read_manifests(previous):
+    if is_empty:
         raise UsageError(f"--skip_unchanged {previous}: no committed run there; the first scan needs no such option")
+
+
+def _check_utf8(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for a name that cannot travel to workers, or into a manifest, as text."""
+    sources = (*arguments.inputs, *arguments.input_list)
+    for name in (*sources, arguments.output, arguments.skip_unchanged or "", arguments.assets or ""):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            way = f"say {Path(absolute(name)).as_uri()}" if name in sources and not is_gcs(name) else "rename it"
+            raise UsageError(f"{name}: the name is not UTF-8; {way}") from error
+
+
+def _check_list(path: str, column: str) -> None:
+    if not stat.S_ISREG(os.stat(local_path(path)).st_mode):  # noqa: PTH116  # may be bytes
+        # Looking into a pipe takes out of it what the workers are to read.
+        raise UsageError(f"--input_list {path}: not a file; a pipe can be read only once: write it to a file")
+    next(read_list(path, column), None)
 
 
 def _load(arguments: argparse.Namespace) -> Detector:
@@ -171,15 +198,20 @@ def _load(arguments: argparse.Namespace) -> Detector:
 
 
 def _dry_run(arguments: argparse.Namespace) -> int:
-    sizes = {ref.uri: ref.size_bytes or 0 for ref in _inputs(arguments)}
     scan = Run.start(arguments.output, arguments.run_id)
     detector = _load(arguments)
+    listed = {ref.uri: ref for ref in _inputs(arguments)}
+    seen = _seen(arguments, scan, listed)
+    detector_id = detector.assets.detector_id
+    sizes = [ref.size_bytes for uri, ref in listed.items() if not is_unchanged(ref, seen[uri], detector_id)]
     plan = {
         "images": len(sizes),
-        "bytes": sum(sizes.values()),
+        "skipped": len(listed) - len(sizes),
+        "bytes": sum(size or 0 for size in sizes),
+        "of_unknown_size": sizes.count(None),
         "files": f"{scan.output}/{scan.data_file(0, 1).rsplit('-', 3)[0]}-*.parquet",
         "manifest": scan.manifest_path,
-        "detector_id": detector.assets.detector_id,
+        "detector_id": detector_id,
         "device": device_name(pick_device(arguments.device)),
         "replaces_a_run": exists(scan.manifest_path),
     }
@@ -192,11 +224,26 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
+    """What the run would list; of an image that is named twice, what a listing says comes last."""
     filters = filters_of(arguments)
+    for path in arguments.input_list:
+        for ref in read_list(absolute(path), arguments.list_column):
+            # As the run does it; and for its size, where that is no request each.
+            always = arguments.skip_unchanged is not None or not is_gcs(ref.uri)
+            yield from CompleteDoFn(filters, None, always).process(ref)
     for source in arguments.inputs:
         yield from filter(filters.admit, list_images(source))
-    for path in arguments.input_list:
-        yield from filter(filters.admit, read_list(absolute(path), arguments.list_column))
+
+
+def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dict[str, list[Seen]]:
+    """What the earlier runs that --skip_unchanged names say of these images."""
+    seen = defaultdict(list)
+    if arguments.skip_unchanged is not None:
+        for path in committed_files(dataset_root(arguments.skip_unchanged), scan):
+            for uri, row in read_seen(path):
+                if uri in uris:
+                    seen[uri].append(row)
+    return seen
 
 
 class _Silence:

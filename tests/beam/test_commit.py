@@ -1,5 +1,6 @@
 """The dataset after good runs, broken runs, retries and reruns, read back from the disk."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_too_many_failures_are_fatal_only_over_the_limit(run, limit, fatal):
             commit(run, 3, [file], options)
     else:
         commit(run, 3, [file], options)
+    assert Path(run.manifest_path).exists() is not fatal
+
+
+@pytest.mark.parametrize(("limit", "fatal"), [(0.01, False), (0.009, True)])
+def test_failures_are_a_fraction_of_the_images_those_skipped_among_them(run, limit, fatal):
+    """Else one image that fails every night would fail every night on which nothing is new."""
+    file = write_shard(run, 0, 1, [make_row("/dangling", "failed")])
+    refused = pytest.raises(CommitError, match="1 of 100 images failed") if fatal else contextlib.nullcontext()
+    with refused:
+        commit(run, 100, [file], CommitOptions(max_failed_fraction=limit), skipped=99)
     assert Path(run.manifest_path).exists() is not fatal
 
 

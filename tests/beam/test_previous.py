@@ -1,6 +1,8 @@
 """What an earlier row says of an image that is listed again: whether it must be read."""
 
 import datetime
+import shutil
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -10,7 +12,7 @@ from conftest import make_row
 import model_assets
 from mdmf_ops.beam import ImageRef, Run, SkipUnchanged
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
-from mdmf_ops.beam.previous import Seen, is_unchanged
+from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged
 
 DETECTOR = "d-1"
 NS = 1_767_225_600_123_456_789
@@ -79,14 +81,29 @@ def earlier(tmp_path):
     return run("now")
 
 
-def test_only_rows_of_other_committed_runs_count(earlier, run_pipeline):
+@pytest.mark.parametrize("name", ["its own", "a link", "a copy"])
+def test_only_rows_of_other_committed_runs_count(earlier, run_pipeline, tmp_path_factory, name):
+    previous = Path(earlier.output)
+    if name != "its own":
+        previous = tmp_path_factory.mktemp("other") / "scores"
+        previous.symlink_to(earlier.output) if name == "a link" else shutil.copytree(earlier.output, previous)
     uris = ["/kept", "/empty", "/bigger", "/lost", "/crash", "/own", "/uncommitted", "/new"]
     refs = [ImageRef(uri, size_bytes=6 if uri == "/bigger" else 5, modified_ns=100 * 10**9) for uri in uris]
     with run_pipeline() as p:
-        split = p | beam.Create(refs, reshuffle=False) | SkipUnchanged(earlier.output, earlier)
+        split = p | beam.Create(refs, reshuffle=False) | SkipUnchanged(str(previous), earlier)
         assert_that(split.skipped, equal_to(["/kept", "/empty"]), "skipped")
         changed = split.changed | beam.Map(_uri)
         assert_that(changed, equal_to(uris[2:]), "changed")
+
+
+def test_another_outputs_run_of_the_same_id_is_an_earlier_one(earlier, tmp_path):
+    with_own = list(committed_files(earlier.output, Run(f"{tmp_path}/new", "now", "2026-01-03", "2026-01-03T00:00:00")))
+    assert [Path(file).name for file in with_own] == [f"{run}-00000-of-00001.parquet" for run in ("now", "r1")]
+    # One whose own manifest was damaged is started anew to mend it.
+    damaged = Run(f"{tmp_path}/damaged", "now", "2026-01-03", "2026-01-03T00:00:00")
+    Path(damaged.manifest_path).parent.mkdir(parents=True)
+    Path(damaged.manifest_path).write_text("{")
+    assert list(committed_files(earlier.output, damaged)) == with_own
 
 
 def _uri(ref):

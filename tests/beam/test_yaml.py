@@ -4,9 +4,13 @@ import json
 import subprocess
 import sys
 
+import apache_beam as beam
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 from conftest import ROOT, write_images
 from scans import read_rows
+
+from mdmf_ops.beam.yaml import ReadAndScore
 
 pytest.importorskip("apache_beam.yaml.yaml_transform", reason="pip install 'mdmf-ops[yaml]'")
 
@@ -29,3 +33,11 @@ def test_the_example_commits_a_run_and_writes_what_it_flags(tmp_path):
     assert (run["inputs"], run["scored"], run["failed"]) == (8, 6, 2)
     flagged = {row["image_uri"] for row in json_lines(tmp_path, "flagged-0")}
     assert flagged == {row["image_uri"] for row in rows if row["verdict"] == "likely_ai"}
+
+
+def test_without_an_output_no_folder_is_needed(tmp_path, monkeypatch, run_pipeline):
+    photos = write_images(tmp_path / "photos", good=1, broken=1)
+    monkeypatch.chdir("/")  # as containers have it
+    with run_pipeline() as p:
+        images = p | ReadAndScore([str(photos)], device="cpu")
+        assert_that(images | beam.Map(lambda image: image.status), equal_to(["scored", "failed"]))

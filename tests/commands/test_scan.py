@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 import torch
 from apache_beam.options.pipeline_options import DirectOptions
 from conftest import encode, photo, tiny
+from scans import read_rows
 
+from mdmf_ops import cli
 from mdmf_ops.commands import scan
 
 
@@ -46,6 +49,41 @@ def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, 
     mode = options.view_as(DirectOptions).direct_running_mode
     assert ("forks" if runner._default_environment == "forks" else mode) == expected
     assert options.view_as(DirectOptions).direct_num_workers == workers
+
+
+@pytest.mark.parametrize(("flags", "local"), [([], True), (["--runner=ARemoteRunner"], False)])
+def test_only_workers_of_this_machine_count_in_a_folder_of_it(monkeypatch, tmp_path, capsys, flags, local):
+    (tmp_path / "0.png").write_bytes(tiny(0))
+    given = []
+
+    def launch(_options, progress, runner):
+        given.extend([progress, runner])
+        raise ValueError("no such runner")  # a real one is in the cloud
+
+    monkeypatch.setattr(scan, "launch", launch)
+    command = ["scan", str(tmp_path), "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu", *flags]
+    assert cli.main(command) == cli.EXIT_FAILED
+    assert [value is not None for value in given] == [local, local]
+
+
+@pytest.mark.parametrize("previous", ["scores", "current", "scores/"])
+def test_a_rerun_that_skips_what_is_unchanged_keeps_its_rows_whatever_its_output_is_called(
+    tmp_path, monkeypatch, capsys, previous
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.png").write_bytes(tiny(i))
+    (tmp_path / "current").symlink_to("scores")
+    command = ["scan", "photos", "--output", "scores", "--run_id", "monday", "--workers", "1", "--json"]
+    for more in ([], ["--skip_unchanged", previous]):
+        assert cli.main([*command, *more]) == cli.EXIT_OK
+        manifest = json.loads(capsys.readouterr().out)
+        assert (manifest["inputs"], manifest["skipped"]) == (3, 0)
+        assert len(read_rows(tmp_path / "scores")) == 3
+    # A first night, which has nothing to skip, is one by either name too.
+    (tmp_path / "next").symlink_to("new")
+    assert cli.main(["scan", "photos", "--output", "new", "--skip_unchanged", "next", "--dry_run"]) == cli.EXIT_OK
 
 
 @pytest.fixture

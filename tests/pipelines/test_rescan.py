@@ -1,13 +1,17 @@
 """The whole walk, in this process: what went in, what lies in the Parquet, and what a rerun makes of it."""
 
+import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BROKEN, write_images
+from conftest import BROKEN, ROOT, write_images
 from scans import read_rows, scan
 
 import mdmf_ops.beam.write
+from pipelines.rescan import add_scan_arguments
 
 
 def data_files(output):
@@ -115,3 +119,26 @@ def test_unfit_options_are_refused_before_anything_runs(images, tmp_path, option
     options = {"output": str(tmp_path)} | options
     with pytest.raises(ValueError):
         scan(images, options.pop("output"), **options)
+
+
+def rescan(*flags):
+    command = [sys.executable, "-m", "pipelines.rescan", *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def test_help_lists_every_option():
+    done = rescan("--help")
+    assert done.returncode == 0, done.stderr
+    parser = argparse.ArgumentParser(add_help=False)
+    add_scan_arguments(parser)
+    options = [action.option_strings[0] for action in parser._actions]
+    assert len(options) > 10
+    assert not [option for option in (*options, "--input", "--accelerator") if f"\n  {option} " not in done.stdout]
+
+
+def test_the_command_shows_beams_log_in_which_a_service_names_the_job(images, tmp_path):
+    one = next(images.rglob("*.png"))
+    done = rescan("--input", one, "--output", tmp_path / "out", "--run_id", "r", "--runner=FnApiRunner")
+    assert done.returncode == 0, done.stderr
+    assert "INFO:apache_beam.runners" in done.stderr
+    assert (tmp_path / "out/_runs/r.json").exists()
