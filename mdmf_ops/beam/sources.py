@@ -242,7 +242,7 @@ class _ListDoFn(beam.DoFn):
             self._left_out.inc()
 
 
-class CompleteDoFn(_ListDoFn):
+class _CompleteDoFn(_ListDoFn):
     """Refs of a list of URIs, completed where something asks for it."""
 
     def __init__(self, filters: Filters, progress: Progress | None, always: bool):
@@ -308,7 +308,7 @@ class MatchImages(beam.PTransform):
             | "Lists" >> beam.Create(self._lists, reshuffle=False)
             | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
             | "SpreadNamed" >> beam.Reshuffle()
-            | "Complete" >> beam.ParDo(CompleteDoFn(self._filters, self._progress, self._complete_lists))
+            | "Complete" >> beam.ParDo(_CompleteDoFn(self._filters, self._progress, self._complete_lists))
         )
         checked = (
             pbegin

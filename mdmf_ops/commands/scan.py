@@ -44,7 +44,7 @@ from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_seen
 from mdmf_ops.beam.run import Run, dataset_root
-from mdmf_ops.beam.sources import CompleteDoFn, list_images
+from mdmf_ops.beam.sources import _CompleteDoFn, list_images
 from mdmf_ops.beam.storage import absolute, exists, is_gcs, local_path, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain
@@ -230,7 +230,7 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
         for ref in read_list(absolute(path), arguments.list_column):
             # As the run does it; and for its size, where that is no request each.
             always = arguments.skip_unchanged is not None or not is_gcs(ref.uri)
-            yield from CompleteDoFn(filters, None, always).process(ref)
+            yield from _CompleteDoFn(filters, None, always).process(ref)
     for source in arguments.inputs:
         yield from filter(filters.admit, list_images(source))
 
