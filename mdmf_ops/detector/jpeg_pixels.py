@@ -109,8 +109,7 @@ def _by_pillow(content: bytes, size: tuple[int, int]) -> JpegImageFile:
     """
     # With bytes behind each scan that no pixel of a whole one is made of. One image after the other: at the limit of
     # pixels two would not fit.
-    with _load(_filled(content), size) as filled:
-        expected = _digest(filled)
+    expected = _digest(_load(_filled(content), size))
     image = _load(content, size)
     if _digest(image) != expected:
         raise ImageError(ErrorCode.TRUNCATED, "the JPEG's data end before its image does")
