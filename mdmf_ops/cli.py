@@ -130,10 +130,7 @@ def _run(argv: list[str]) -> int:
         status = module.run(arguments, rest)
         sys.stdout.flush()
         return status
-    except UsageError as error:
-        print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
-        return EXIT_USAGE
-    except ImportError as error:  # of what is imported once it is needed, as Google's client is for gs://
+    except (UsageError, ImportError) as error:  # the latter of what gs:// needs, and is imported where one is met
         print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:  # whoever reads has read enough, as `head` does

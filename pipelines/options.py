@@ -1,6 +1,7 @@
 """The options that pipelines share, and what follows from them."""
 
 import argparse
+import logging
 import re
 
 from mdmf_ops.detector import DEFAULT_ALPHA
@@ -93,3 +94,9 @@ def scoring_device(options: argparse.Namespace) -> str:
         raise ValueError("--accelerator asks for a GPU, --device cpu for none: leave one of them out")
     # A GPU asked for must be used: were `auto` to fall back, a whole fleet of them would idle.
     return "cuda" if options.accelerator else options.device
+
+
+def show_beams_log() -> None:
+    """Beam says there, and nowhere else, under which id a service made a job: Airflow cancels it by that."""
+    logging.basicConfig()
+    logging.getLogger().setLevel(logging.INFO)

@@ -10,7 +10,6 @@ The nightly form skips what an earlier run settled: add --skip_unchanged gs://bu
 
 import argparse
 import datetime
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +28,7 @@ from pipelines.options import (
     allow_shared_flags,
     scoring_device,
     scoring_hints,
+    show_beams_log,
 )
 
 _RECORDED = (
@@ -231,9 +231,7 @@ def launch(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a rescan to its end (on a service: submits it and waits, unless told otherwise)."""
-    # Beam says in its log, and nowhere else, under which id a job was created: Airflow cancels it by that.
-    logging.basicConfig()
-    logging.getLogger().setLevel(logging.INFO)
+    show_beams_log()
     options = RescanOptions(argv if argv is not None else sys.argv[1:])
     _run, result = launch(options)
     result.wait_until_finish()

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import logging
 import secrets
 import signal
 import sys
@@ -41,6 +40,7 @@ from pipelines.options import (
     allow_shared_flags,
     scoring_device,
     scoring_hints,
+    show_beams_log,
 )
 
 _LOCAL_RUNNERS = (direct_runner.BundleBasedDirectRunner, direct_runner.SwitchingDirectRunner)
@@ -238,9 +238,7 @@ def drain_on_signals() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
-    # As in a rescan: the id of a job that a service made is in Beam's log alone.
-    logging.basicConfig()
-    logging.getLogger().setLevel(logging.INFO)
+    show_beams_log()
     options = StreamOptions(argv if argv is not None else sys.argv[1:])
     _stream, result = launch(options)
     if is_local(options):

@@ -6,18 +6,11 @@ import re
 from dataclasses import dataclass
 
 from mdmf_ops.beam.image import ImageRef, to_ns
-from mdmf_ops.beam.run import CLAIM_FILE, DATA_FILE, MANIFEST_FOLDER
+from mdmf_ops.beam.run import WRITTEN_FILE
 from mdmf_ops.beam.shards import is_shard
-from mdmf_ops.beam.storage import TEMPORARY_NAME
 from mdmf_ops.detector import ErrorCode
-from mdmf_ops.schema import PARTITION
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_WRITTEN = re.compile(
-    rf"{DATA_FILE}|_drift/{PARTITION}=\d{{4}}-\d\d-\d\d/{_NAME}\.parquet"
-    rf"|(?:{MANIFEST_FOLDER}|_windows)/{_NAME}\.json|{CLAIM_FILE}|_tmp/{_NAME}/{TEMPORARY_NAME}"
-)
-"""What runs write, in an output."""
+_WRITTEN = re.compile(WRITTEN_FILE)
 
 
 @dataclass(frozen=True)
@@ -63,8 +56,9 @@ class Filters:
         )
 
     def _is_written(self, ref: ImageRef) -> bool:
-        root = f"{self.output}/"
-        return ref.uri.startswith(root) and _WRITTEN.fullmatch(ref.uri, len(root)) is not None
+        if self.output is None or not ref.uri.startswith(f"{self.output}/"):
+            return False
+        return _WRITTEN.fullmatch(ref.uri, len(self.output) + 1) is not None
 
 
 def _is_no_image(ref: ImageRef) -> bool:

@@ -13,6 +13,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 MANIFEST_FOLDER = "_runs"
 TEMPORARY_FOLDER = "_tmp"
+WINDOW_FOLDER, DRIFT_FOLDER = "_windows", "_drift"
 """No reader looks into folders that start with `_`."""
 
 CLAIM_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/claim"
@@ -20,6 +21,15 @@ CLAIM_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/claim"
 
 DATA_FILE = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/({_RUN_ID.pattern})-\d{{5,}}-of-\d{{5,}}\.parquet"
 """What the path of a data file in the output looks like; the first group is its run id."""
+
+TEMPORARY_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/mdmf-[0-9a-f]+\.tmp"
+"""What the path of a file on its way to the output looks like."""
+
+WRITTEN_FILE = (
+    rf"{DATA_FILE}|{DRIFT_FOLDER}/{PARTITION}=\d{{4}}-\d\d-\d\d/{_RUN_ID.pattern}\.parquet"
+    rf"|(?:{MANIFEST_FOLDER}|{WINDOW_FOLDER})/{_RUN_ID.pattern}\.json|{CLAIM_FILE}|{TEMPORARY_FILE}"
+)
+"""What the path of anything that runs write into the output looks like."""
 
 
 def dataset_root(path: str) -> str:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, sha256_of
-from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FOLDER
-from mdmf_ops.beam.storage import TEMPORARY_NAME, StoredFile, delete, is_gcs, list_files, open_file
+from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FILE, TEMPORARY_FOLDER
+from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
 from mdmf_ops.schema import PARTITION, SCHEMA
 
 LATEST_COLUMNS = (
@@ -69,7 +69,7 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
     Raises:
         OSError: a folder of the output may not be listed: what runs committed cannot be told.
     """
-    of_a_run = re.compile(rf"{DATA_FILE}|{TEMPORARY_FOLDER}/[^/]+/{TEMPORARY_NAME}")
+    of_a_run = re.compile(f"{DATA_FILE}|{TEMPORARY_FILE}")
     newest_ns = _WITHOUT_LIMIT if min_age_s == 0 else time.time_ns() - int(min_age_s * 1e9)
     # Files first: a run that commits in between is then found among the manifests.
     files = [file for prefix in (f"{PARTITION}=", f"{TEMPORARY_FOLDER}/") for file in list_files(output, prefix)]

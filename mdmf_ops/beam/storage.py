@@ -19,9 +19,6 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _OBJECT = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/(?!\.{1,2}$)([^\r\n]+)")
 _MAX_NAME_BYTES = 1024
 
-TEMPORARY_NAME = r"mdmf-[0-9a-f]+\.tmp"
-"""What the name of a file on its way to a dataset looks like."""
-
 
 class StoredFile(NamedTuple):
     """One file, as listed: absolute path or URI, size, and when it was written (ns since 1970 UTC)."""

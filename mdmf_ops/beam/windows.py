@@ -32,12 +32,10 @@ from mdmf_ops.beam.commit import CommitOptions, retract, temporary_file, write_m
 from mdmf_ops.beam.drift import Sample, sample, summarise
 from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.live import Scored, age_ms
-from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.run import DRIFT_FOLDER, WINDOW_FOLDER, Run
 from mdmf_ops.beam.storage import publish
 from mdmf_ops.beam.write import ROWS_PER_FILE
 from mdmf_ops.schema import PARTITION
-
-WINDOW_FOLDER, DRIFT_FOLDER = "_windows", "_drift"
 
 LATENESS_S = 31 * 24 * 3600
 """As long as a topic can keep a message: nothing is too late for a row."""

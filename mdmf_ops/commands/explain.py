@@ -35,6 +35,7 @@ from mdmf_ops.beam.score import make_row
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.committed import only_run
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, Score, decode
 from mdmf_ops.detector.calibration import verdict
@@ -126,9 +127,7 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
     output = dataset_root(arguments.output)
     manifests = read_manifests(output)
     if arguments.run_id:
-        manifests = [manifest for manifest in manifests if manifest["run_id"] == arguments.run_id]
-        if not manifests:
-            raise UsageError(f"--run_id {arguments.run_id}: no such committed run; see mdmf runs list {output}")
+        manifests = only_run(output, manifests, arguments.run_id)
     rows = list(find_rows(output, [arguments.row_id], manifests))
     if not rows:
         where = f"row of run {arguments.run_id}" if arguments.run_id else f"committed run of {output}"
@@ -141,9 +140,9 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
     if len(rows) > 1:
         shown = f"{row['image_uri']} in run {row['run_id']}"
         notes.append(f"{len(rows)} rows have this id, of the same bytes and detector; this is that of {shown}.")
-    if image is None:
-        return Explanation(row, None, None, "not_tried", tuple(notes))
     explanation = Explanation(row, None, None, "not_tried", tuple(notes))
+    if image is None:
+        return explanation
     detector, why_not = _detector_of(row, manifests, arguments)
     if detector:
         explanation = replace(explanation, calibration=_comparable(detector, row))

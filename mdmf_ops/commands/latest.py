@@ -20,6 +20,7 @@ from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import latest_rows, latest_sql
 from mdmf_ops.cli import EXIT_OK, UsageError
+from mdmf_ops.commands.committed import require_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.schema import VERDICTS
 
@@ -43,8 +44,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         if arguments.sql:
             print(latest_sql(output))
             return EXIT_OK
-        if not read_manifests(output):
-            raise UsageError(f"{output}: no committed run there; make one with mdmf scan ... --output {output}")
+        require_runs(output, read_manifests(output))
         rows = (row for row in latest_rows(output) if arguments.verdict in (None, row["verdict"]))
         if arguments.json:
             for row in rows:

@@ -21,6 +21,7 @@ from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import find_rows, latest_rows
 from mdmf_ops.cli import EXIT_OK, UsageError
+from mdmf_ops.commands.committed import only_run
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import ImageError, Limits, decode
 from mdmf_ops.report.page import Report, make_page, row_key, summary
@@ -88,9 +89,7 @@ def _collect(arguments: argparse.Namespace) -> Report:
     if not manifests:
         raise UsageError(f"{output}: no committed run there; mdmf scan INPUT --output {output} makes one")
     if arguments.run_id:
-        manifests = [manifest for manifest in manifests if manifest["run_id"] == arguments.run_id]
-        if not manifests:
-            raise UsageError(f"--run_id {arguments.run_id}: no such committed run; see mdmf runs list {output}")
+        manifests = only_run(output, manifests, arguments.run_id)
     tally = Tally(arguments.limit, arguments.gallery)
     rows = sum(file["rows"] for manifest in manifests for file in manifest["files"])
     with progress_bar("reading rows") as bar:

@@ -19,6 +19,7 @@ from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.committed import require_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
 
@@ -58,8 +59,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if arguments.action == "list":
         return _list(manifests, arguments.json)
     if arguments.action == "verify":
-        if not manifests:  # of a misspelt name all runs would be whole
-            raise UsageError(f"{output}: no committed run there; make one with mdmf scan ... --output {output}")
+        require_runs(output, manifests)  # of a misspelt name all runs would be whole
         return _verify(output, manifests, arguments.json)
     return _collect(output, arguments)
 

@@ -28,7 +28,6 @@ STRATA_MIN_PATCHES = (0, 64, 256)
 MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
 
-
 SOURCE_QUANTILES = (100, 1000)
 """Fewest and most of each source's scores in a stratum: they stand for the source, whether it has fifty images or
 thousands. In between there are as many as the largest source has images: no p-value is finer than these tell."""
