@@ -5,6 +5,9 @@ so that one that fails can be tried again from where it was. After some days of 
 Here a bundle copies what is open. Of a window that has closed a few numbers are left, in a table that bundles share and
 only look into: with a late row its window's are copied out, and its panes are counted on from there. When no row of a
 window can come any more, those go too.
+
+And late rows do not hold the watermark back, as on a service. Beam's own let all windows wait for them, and for ever if
+the first row of a window came late while others waited: none would close any more.
 """
 
 from collections import defaultdict
@@ -18,8 +21,9 @@ from apache_beam.transforms.window import BoundedWindow, WindowedValue
 Noted = dict[str, list[Any]]
 """What a trigger and the grouping noted of a window, by the name of the note."""
 
-_WAITING = ("elements", "watermark")
-"""Beam's names: rows that no pane has taken, and how far they hold the watermark back."""
+_HOLD = "watermark"
+_WAITING = ("elements", _HOLD)
+"""Beam's names: rows that no pane has taken, and how far a window holds the watermark back."""
 
 _ON_TIME, _EARLY = "triggeris_late", "triggerearly"
 """Beam's names of what `AfterWatermark` notes: that its pane on time was fired; and, of no use after that, a number for
@@ -70,6 +74,12 @@ class KeyState(InMemoryUnmergedState):
                 self.closed[window] = kept
                 del self.state[window]
 
+    def release(self) -> None:
+        """Lets the watermark go, where the pane on time is out."""
+        for noted in self.state.values():
+            if noted.get(_ON_TIME):
+                noted.pop(_HOLD, None)
+
     def forget(self, is_expired: Callable[[BoundedWindow], bool]) -> None:
         """Drops the closed windows for which no row is taken any more. They are asked in the order they closed in, up
         to the first for which one is."""
@@ -86,10 +96,15 @@ class GroupEvaluator(_StreamingGroupAlsoByWindowEvaluator):
         self.driver.is_merging = self._applied_ptransform.transform.windowing.windowfn.is_merging()
 
     def process_element(self, element: WindowedValue) -> None:
-        if not self.driver.is_merging:
-            states = self._step_context.existing_keyed_state
-            state = states.setdefault(element.value.encoded_key, KeyState())
-            watermark = self._evaluation_context._watermark_manager.get_watermarks(self._applied_ptransform)
-            now, lateness = watermark.input_watermark, self.driver.allowed_lateness
-            state.forget(lambda window: now > window.end + lateness)  # as the driver asks of a row
+        if self.driver.is_merging:
+            super().process_element(element)
+            return
+        key = element.value.encoded_key
+        watermark = self._evaluation_context._watermark_manager.get_watermarks(self._applied_ptransform)
+        now, lateness = watermark.input_watermark, self.driver.allowed_lateness
+        committed = self._step_context.existing_keyed_state.setdefault(key, KeyState())
+        committed.forget(lambda window: now > window.end + lateness)  # as the driver asks of a row
         super().process_element(element)
+        state = self._step_context.get_keyed_state(key)
+        state.release()
+        self.keyed_holds[key] = state.get_earliest_hold()
