@@ -152,7 +152,9 @@ def write_assets(folder: Path, name: str, files: list[str], content: Mapping[str
     manifest = {"format": FORMAT, "name": name, **content}
     manifest["files"] = {file: describe_file(folder / file) for file in sorted(files)}
     manifest = {"detector_id": _detector_id(manifest), **manifest}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    partial_path = folder / f"{MANIFEST}.tmp"
+    partial_path.write_text(json.dumps(manifest, indent=2) + "\n")
+    partial_path.replace(folder / MANIFEST)  # whole, or not there
     return read_assets(folder)
 
 

@@ -147,7 +147,7 @@ def test_an_extractor_trains_calibrates_evaluates_and_scores(mlp_checkpoint, tmp
         for i in range(count):
             pixels = photo(1000 * number + i, 64, 64)
             (folder / f"{i}.png").write_bytes(encode(pixels // 2 if "fake" in label else pixels, "PNG"))
-    config = {"copies": 1, "steps": 4, "batch_images": 8, "batch_bank_patches": 64, "bank_size": 64, "hidden_dim": 8}
+    config = {"copies": 1, "steps": 11, "batch_images": 8, "batch_bank_patches": 64, "bank_size": 64, "hidden_dim": 8}
     Path("config.json").write_text(json.dumps(config))
     assert fetch(mlp_checkpoint, "extractor", "--tile_px", 56) == 0
     assert main(["assets", "verify", "extractor"]) == 0

@@ -128,8 +128,11 @@ def calibrate(
     names = np.array([image.source for image in real])
     kind = "held-out" if held_out else "sources-out"
     calibration = stratify(kind, scores, test.counts(), names)
-    calibration.save(folder / CALIBRATION_FILE)
     kept = {key: assets.manifest[key] for key in ("created", "backbone", "signature", "bank", "training")}
+    files = sorted({*assets.manifest["files"]} - {CALIBRATION_FILE})
+    # The manifest lists no calibration while one is written: whenever this ends, the folder is a detector.
+    model_assets.write_assets(folder, assets.manifest["name"], files, kept)
+    calibration.save(folder / CALIBRATION_FILE)
     description = {
         "scored_by": "the detector, on held-out images" if held_out else "detectors that never saw the image's source",
         "real_images": len(real),
@@ -137,5 +140,5 @@ def calibrate(
         "chain": CALIBRATION_CHAIN,
         "strata": {stratum.calibration_id: stratum.min_patches for stratum in calibration.strata},
     }
-    files = sorted({*assets.manifest["files"], CALIBRATION_FILE})
-    return model_assets.write_assets(folder, assets.manifest["name"], files, {**kept, "calibration": description})
+    listed = [*files, CALIBRATION_FILE]
+    return model_assets.write_assets(folder, assets.manifest["name"], listed, {**kept, "calibration": description})

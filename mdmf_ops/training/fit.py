@@ -24,7 +24,7 @@ _LEAST = {
     "copies": 1,
     "bank_size": 2,  # the mean over pairs needs two, of an image's patches too
     "between_sources": 0,
-    "steps": 1,
+    "steps": 11,  # the learning rate rises for a tenth of them, which must be more than one
     "batch_images": 1,
     "patches_per_image": 2,
     "batch_bank_patches": 8,  # one image's, see _PATCHES_PER_BANK_IMAGE

@@ -85,7 +85,7 @@ SMALLEST = {
     "bank_size": 2,
     "kernel_width": 1e-9,
     "between_sources": 0,
-    "steps": 1,
+    "steps": 11,
     "batch_images": 1,
     "patches_per_image": 2,
     "batch_bank_patches": 8,
@@ -136,7 +136,7 @@ def test_classes_weigh_alike_and_sources_by_the_root_of_their_size():
             ({name: least - 1}, f"{name} must be finite and at least {least}, found {least - 1}")
             for name, least in {
                 "copies": 1,
-                "steps": 1,
+                "steps": 11,
                 "batch_images": 1,
                 "signature_dim": 1,
                 "bank_size": 2,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
+from mdmf_ops.detector.calibration import Calibration
 from mdmf_ops.training.curves import POINTS
 from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.localise import CONTROL
@@ -82,6 +83,24 @@ def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp
     manifest = read_assets(tmp_path / "detector").manifest
     trained, calibrated = manifest["training"]["images"]["real"], manifest["calibration"]["sources"]
     assert {name: trained[name] + calibrated[name] for name in trained} == {"phone": 150, "web": 150}
+
+
+@pytest.mark.parametrize("written", [b"", b"{}"])
+def test_a_calibration_that_is_cut_off_as_it_writes_can_be_done_again(recipe, tmp_path, monkeypatch, written):
+    folder = tmp_path / "detector"
+    shutil.copytree(recipe / "detector", folder)
+    command = ["calibrate", str(folder), "--work", str(recipe / "work"), "--held_out", "--real", str(recipe / "real")]
+
+    def cut_off(_calibration, path):
+        path.write_bytes(written)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Calibration, "save", cut_off)
+        main(command)
+    assert "calibration" not in read_assets(folder).manifest
+    assert main(command) == 0
+    assert Detector.load(folder, device="cpu").calibration.strata
 
 
 def test_leaving_sources_out_needs_the_images_of_the_training(recipe, capsys):
