@@ -2,15 +2,18 @@
 
 import datetime
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 
 from mdmf_ops.beam.image import ImageRef, to_ns
 from mdmf_ops.beam.run import WRITTEN_FILE
 from mdmf_ops.beam.shards import is_shard
+from mdmf_ops.beam.storage import is_gcs, local_path
 from mdmf_ops.detector import ErrorCode
 
 _WRITTEN = re.compile(WRITTEN_FILE)
+_ENDS_AS_WRITTEN = re.compile(rf"/(?:{WRITTEN_FILE})\Z")
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,19 @@ class Filters:
         )
 
     def _is_written(self, ref: ImageRef) -> bool:
-        if self.output is None or not ref.uri.startswith(f"{self.output}/"):
+        if self.output is None:
             return False
-        return _WRITTEN.fullmatch(ref.uri, len(self.output) + 1) is not None
+        if _lies_as_written(ref.uri, self.output):
+            return True
+        if is_gcs(ref.uri) or is_gcs(self.output) or not _ENDS_AS_WRITTEN.search(ref.uri):
+            return False
+        # A link may lead to the output, or to the source.
+        folder, name = os.path.split(os.fsdecode(local_path(ref.uri)))
+        return _lies_as_written(f"{os.path.realpath(folder)}/{name}", os.path.realpath(self.output))
+
+
+def _lies_as_written(path: str, output: str) -> bool:
+    return path.startswith(f"{output}/") and _WRITTEN.fullmatch(path, len(output) + 1) is not None
 
 
 def _is_no_image(ref: ImageRef) -> bool:

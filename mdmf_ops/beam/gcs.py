@@ -120,8 +120,9 @@ def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> It
     )
     with _plain_errors(f"gs://{bucket}/{prefix}"):
         for blob in blobs:
-            # Names that end in a slash are the folders that consoles draw. An emulator may not know the bounds.
-            if not blob.name.endswith("/") and start <= blob.name and (not end or blob.name < end):
+            # Empty ones that end in a slash are the folders that consoles draw. An emulator may not know the bounds.
+            is_folder = blob.name.endswith("/") and blob.size == 0
+            if not is_folder and start <= blob.name and (not end or blob.name < end):
                 yield _ref(bucket, blob)
 
 

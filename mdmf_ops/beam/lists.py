@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from mdmf_ops.beam.shards import find_member, is_shard
 from mdmf_ops.beam.storage import (
     direct_path,
     gcs,
+    is_file_uri,
     is_gcs,
     is_object,
     local_path,
@@ -59,7 +59,7 @@ def _entries(path: str, column: str) -> Iterator[str]:
             return
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if path.lower().endswith(".csv"):
-            rows = csv.DictReader(lines)
+            rows = csv.DictReader(lines, strict=True)  # else an open quote swallows all lines behind it
             try:
                 _check_column(path, column, rows.fieldnames or [])
                 yield from (row[column] or "" for row in rows)
@@ -84,10 +84,7 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
         return _unfit(printable, "local paths and gs:// are read, nothing else")
     container, member = split_member(text)
     if scheme == "file":
-        # What comes before the third slash, and from a question mark or number sign on, is no part of a path: without
-        # it another file would be read.
-        fit = fits_a_line(text) and text.startswith("file:///") and not re.search("[?#]", container)
-        if not fit:
+        if not is_file_uri(text):
             return _unfit(printable, "file:///PATH, percent-encoded, is expected")
         path = os.fsdecode(local_path(container))
     else:

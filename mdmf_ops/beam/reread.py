@@ -8,8 +8,7 @@ from typing import Any
 from mdmf_ops.beam.image import Image, ImageRef, split_member
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
-from mdmf_ops.beam.sources import local_ref
-from mdmf_ops.beam.storage import is_gcs, local_path
+from mdmf_ops.beam.storage import is_gcs, local_path, local_ref
 from mdmf_ops.detector import ErrorCode, ImageError, Limits
 
 

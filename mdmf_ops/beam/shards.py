@@ -1,7 +1,8 @@
 """Tar shards (WebDataset style): every file in one is an image of its own, read by its place in the shard.
 
-Only headers are looked at here. A member's bytes are one ranged read later, as any object's are, so that an image
-in a shard is skipped, pinned and retried like the others. Compressed tars have no such places: they are no shards.
+Only headers are looked at here, though in a bucket they come in pieces of 8 MiB: a shard of smaller images is
+downloaded to be listed. A member's bytes are one ranged read later, as any object's are, so that an image in a shard is
+skipped, pinned and retried like the others. Compressed tars have no such places: they are no shards.
 """
 
 import os
@@ -18,6 +19,8 @@ from mdmf_ops.detector import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line
 
 _BLOCK_BYTES = 512
+_KNOWN_KINDS = (*tarfile.SUPPORTED_TYPES, b"V", b"D")
+"""With GNU tar's volume label and folder's contents; a member of any other kind it extracts as a file."""
 _MAX_HEADER_BYTES = 16 << 10
 """Of what stands before a member: two paths of 4 KiB, and what else a system notes of a file. Headers can be made to
 cost tarfile the square of their length: 0.2 s and 65 MB for these, 19 s and 4 GB for 128 KiB."""
@@ -76,7 +79,7 @@ def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
             _check_sizes(archive, member, end_bytes)
             end_bytes = archive.offset
             headers.left_bytes = _MAX_HEADER_BYTES
-            if member.isreg() or member.islnk():
+            if member.isreg() or member.islnk() or member.type not in _KNOWN_KINDS:
                 ref = shard._replace(
                     uri=f"{shard.uri}#{_name(member.name)}",
                     size_bytes=member.size,
@@ -169,5 +172,5 @@ def find_member(uri: str, shard: ImageRef) -> ImageRef:
 
 @lru_cache(maxsize=2)
 def _index(uri: str, generation: int | None, modified_ns: int | None, size_bytes: int | None) -> dict[str, ImageRef]:
-    """Every image of a shard by URI: a list names the images of one shard after each other."""
+    """Every image of a shard by URI: those that are asked for after each other are of one shard."""
     return {ref.uri: ref for ref in list_members(ImageRef(uri, generation, size_bytes, modified_ns=modified_ns))}

@@ -10,9 +10,7 @@ archive, and a large source is cut into parts that workers list side by side.
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
 from mdmf_ops.beam.filters import Filters
+from mdmf_ops.beam.globs import compile_glob, fixed_folder, fixed_start, may_hold
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
 from mdmf_ops.beam.lists import complete, read_list
 from mdmf_ops.beam.shards import is_shard, list_members, refuse_name_of_member
@@ -75,45 +74,29 @@ def _split_local(path: str, source: str) -> list[Part]:
     elif os.path.lexists(path):
         return [Part(source, path)]
     elif glob.has_magic(path):
-        root, pattern = _fixed_folder(path), path
+        root, pattern = fixed_folder(path), path
     else:
         raise _nothing(source)
     if not Path(root).is_dir():
         raise _nothing(source)
     with os.scandir(root) as entries:
         paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-        folders = list(islice((folder for folder in paths if _may_hold(folder, pattern)), 4 * _PARTS + 1))
+        folders = list(islice((folder for folder in paths if may_hold(folder, pattern)), 4 * _PARTS + 1))
     if len(folders) > 4 * _PARTS:
         return [Part(source, root)]
     return [Part(source, root, recursive=False), *(Part(source, folder) for folder in folders)]
 
 
-def _fixed_folder(pattern: str) -> str:
-    """The longest folder that every match of a glob lies under."""
-    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0] or "/"
-
-
-def _may_hold(folder: str, pattern: str | None) -> bool:
-    """Whether a match of a glob may lie in a folder: by the components of both, up to the first with `**`."""
-    if pattern is None:
-        return True
-    names, wanted = folder.split("/"), pattern.partition("**")[0].split("/")[:-1]
-    if len(names) > len(wanted) and "**" not in pattern:
-        return False
-    return all(compile_glob(component).fullmatch(name) for component, name in zip(wanted, names, strict=False))
-
-
 def _split_gcs(source: str) -> list[Part]:
     bucket, name = gcs().split(source)
+    parts, root = [], _folder(source)
     if name and not name.endswith("/") and gcs().stat_object(source):
-        return [Part(source, source)]
-    if glob.has_magic(name):
-        prefix = re.split(r"[*?\[]", name, maxsplit=1)[0]
-    else:
-        prefix = name if name.endswith("/") or not name else f"{name}/"
-    root = f"gs://{bucket}/{prefix}"
+        parts = [Part(source, source)]  # and what lies under its name: an object beside a folder must not hide it
+    elif glob.has_magic(name):
+        root = f"gs://{bucket}/{fixed_start(name)}"
+    prefix = gcs().split(root)[1]
     if gcs().fits_a_page(bucket, prefix):
-        return [Part(source, root)]
+        return [*parts, Part(source, root)]
     # Names between two neighbouring cuts are a part: objects beside the folders belong to the part they sort into.
     cuts, level = set(), [prefix]
     while level and len(cuts) < _PARTS:
@@ -123,7 +106,11 @@ def _split_gcs(source: str) -> list[Part]:
         cuts.update(prefix + character for character in _NEXT_CHARACTERS)
     bounds = sorted(cuts)
     bounds = ["", *bounds[:: 1 + len(bounds) // (4 * _PARTS)], ""]
-    return [Part(source, root, start, end) for start, end in pairwise(bounds)]
+    return [*parts, *(Part(source, root, start, end) for start, end in pairwise(bounds))]
+
+
+def _folder(name: str) -> str:
+    return name if name.endswith("/") else f"{name}/"
 
 
 def list_part(part: Part) -> Iterator[ImageRef]:
@@ -138,29 +125,39 @@ def _list_gcs(part: Part) -> Iterator[ImageRef]:
         yield from [ref] if ref else []
         return
     bucket, prefix = gcs().split(part.root)
-    matches = _matcher(part.source)
     for ref in gcs().list_objects(bucket, prefix, part.start, part.end):
-        if matches is None or matches.fullmatch(ref.uri):
+        # Under a name as it stands, brackets and stars included, or matched by it.
+        if ref.uri.startswith(_folder(part.source)) or compile_glob(part.source).fullmatch(ref.uri):
             yield ref
 
 
 def _list_local(part: Part) -> Iterator[ImageRef]:
-    if not Path(part.root).is_dir():
-        yield local_ref(part.root)
-        return
     path = _local_source(part.source)
-    pattern = None if Path(path).is_dir() else path
-    matches = pattern and _matcher(pattern)
+    if part.root == path and os.path.lexists(path) and not Path(path).is_dir():
+        yield local_ref(path)
+        return
+    pattern = None if _folder(part.root).startswith(_folder(path)) else path
+    top, matches = (fixed_folder(path), compile_glob(path)) if pattern else (path, None)
     folders = [part.root]
     while folders:
-        folder = folders.pop()
-        with os.scandir(folder) as entries:  # a folder that cannot be listed hides images: the run must not go on
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if part.recursive and _may_hold(entry.path, pattern):
-                        folders.append(entry.path)
-                elif not _leads_to_folder(entry) and (matches is None or matches.fullmatch(entry.path)):
-                    yield local_ref(entry.path)
+        for entry in _entries(folders.pop(), top):
+            if entry.is_dir(follow_symlinks=False):
+                if part.recursive and may_hold(entry.path, pattern):
+                    folders.append(entry.path)
+            elif not _leads_to_folder(entry) and (matches is None or matches.fullmatch(entry.path)):
+                yield local_ref(entry.path)
+
+
+def _entries(folder: str, top: str) -> Iterator[os.DirEntry]:
+    """Entries of a folder under `top`. One that may not be listed hides images: the run must not go on."""
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:  # deleted since it was found, and its images with it; all of the source is another matter
+        if not Path(top).is_dir():
+            raise
+        return
+    with entries:
+        yield from entries
 
 
 def _leads_to_folder(entry: os.DirEntry) -> bool:
@@ -168,32 +165,6 @@ def _leads_to_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle, through a file, or to a name too long: reading says so
         return False
-
-
-def _matcher(pattern: str) -> re.Pattern[str] | None:
-    return compile_glob(pattern) if glob.has_magic(pattern) else None
-
-
-@lru_cache(maxsize=64)
-def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A glob over whole paths: `*` and `?` stay within a folder, `**` crosses folders, `**/` may be none.
-
-    Raises:
-        ValueError: a set in it runs backwards, as `[z-a]`.
-    """
-    regex = ""
-    for token in re.findall(r"(?<=/)\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, re.DOTALL):
-        if token.startswith("[") and len(token) > 1:
-            negated = token.startswith("[!")
-            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1 + negated : -1])
-            regex += f"(?!/)[{'^' * negated}{inside}]"
-        else:
-            known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-            regex += known.get(token) or re.escape(token)
-    try:
-        return re.compile(regex, re.DOTALL)
-    except re.error as error:
-        raise ValueError(f"{pattern}: no glob: {error.msg}") from error
 
 
 def _nothing(source: str) -> FileNotFoundError:
@@ -257,6 +228,10 @@ class _CompleteDoFn(_ListDoFn):
             yield from self._admit(image)
 
 
+def _file_of(ref: ImageRef) -> str:
+    return split_member(ref.uri)[0]
+
+
 class MatchImages(beam.PTransform):
     """Lists sources into one `ImageRef` per URI, spread over the workers.
 
@@ -307,7 +282,8 @@ class MatchImages(beam.PTransform):
             pbegin
             | "Lists" >> beam.Create(self._lists, reshuffle=False)
             | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
-            | "SpreadNamed" >> beam.Reshuffle()
+            | "SpreadNamed" >> beam.GroupBy(_file_of)  # the images of a shard together: it is listed once
+            | "Named" >> beam.FlatMapTuple(lambda _file, refs: refs).with_output_types(ImageRef)
             | "Complete" >> beam.ParDo(_CompleteDoFn(self._filters, self._progress, self._complete_lists))
         )
         checked = (

@@ -43,6 +43,15 @@ def is_object(uri: str) -> bool:
     return match is not None and len(match[1].encode()) <= _MAX_NAME_BYTES
 
 
+def is_file_uri(uri: str) -> bool:
+    """Whether a URI names a local file or folder, or an image in a local shard.
+
+    What comes before the third slash, and from a question mark or number sign on, is no part of a path: another file
+    would be read.
+    """
+    return fits_a_line(uri) and uri.startswith("file:///") and not re.search("[?#]", split_member(uri)[0])
+
+
 def local_uri(path: str) -> str:
     """URI of an absolute local path: the path itself; percent-encoded where it is not UTF-8 or no line of text, or
     would read as the name of an image in a shard."""
@@ -78,12 +87,16 @@ def absolute(path: str) -> str:
     """A local path made absolute, since workers need not share our folder; a URI as it is.
 
     Raises:
-        ValueError: a URI that is neither gs:// nor file://.
+        ValueError: an empty name, or a URI that is neither gs:// nor file:///PATH.
     """
+    if not path:
+        raise ValueError("an empty name: the working directory is '.'")
     if not _SCHEME.match(path):
         return direct_path(str(Path(path).absolute()))
     if not path.startswith(("gs://", "file://")):
         raise ValueError(f"{told(path)}: local paths and gs:// are read and written, nothing else")
+    if path.startswith("file://") and not is_file_uri(path):
+        raise ValueError(f"{told(path)}: file:///PATH, percent-encoded, is expected")
     return path
 
 

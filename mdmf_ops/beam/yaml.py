@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.pvalue import PBegin
 
+from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import Row, ScoreImages
@@ -79,7 +80,7 @@ class ReadAndScore(beam.PTransform):
         return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}
 
     def expand(self, pbegin: PBegin):
-        refs = pbegin | "Match" >> MatchImages(self._sources)
+        refs = pbegin | "Match" >> MatchImages(self._sources, filters=Filters(output=self._run.output))
         rows = refs | "Fetch" >> FetchImages() | "Score" >> ScoreImages(self._run, **self._scoring)
         if self._output is None:
             return rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage)

@@ -95,6 +95,48 @@ def test_parts_cover_a_source_once(bucket, monkeypatch):
     assert sorted(listed) == sorted(expected)
 
 
+def test_an_object_is_no_folder_for_the_slash_at_its_end(bucket):
+    fill(bucket, ["in/a.jpg", "in/hidden.jpg/"])
+    bucket.put("in/", b"")
+    bucket.put("in/folder/", b"")  # as consoles draw them
+    assert names(bucket, "in") == ["in/a.jpg", "in/hidden.jpg/"]
+    for source in ("in/hidden.jpg/", "in/*.jpg/"):
+        [hidden] = list_images(bucket.uri(source))
+        assert fetch_image(hidden, Limits()).content == b"in/hidden.jpg/"
+
+
+@pytest.mark.parametrize("fits_a_page", [True, False])
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("in", ["in", "in/a.jpg", "in/deep/b.jpg", "in/odd[1]", "in/odd[1]/c.jpg"]),
+        ("in/deep", ["in/deep/b.jpg"]),
+        ("in/a.jpg", ["in/a.jpg"]),
+        ("in/odd[1]", ["in/odd[1]", "in/odd[1]/c.jpg"]),
+    ],
+)
+def test_an_object_hides_no_folder_of_its_name(bucket, monkeypatch, fits_a_page, source, expected):
+    fill(bucket, ["in", "in/a.jpg", "in/deep/b.jpg", "in/odd[1]", "in/odd[1]/c.jpg", "in2"])
+    monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: fits_a_page)
+    assert names(bucket, source) == expected
+
+
+@pytest.mark.parametrize("fits_a_page", [True, False])
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("t [2024]", ["t [2024]/a.jpg", "t [2024]/deep/b.jpg"]),
+        ("t [2024]/", ["t [2024]/a.jpg", "t [2024]/deep/b.jpg"]),
+        ("t [2024]/*.jpg", ["t 2/c.jpg"]),
+        ("t*", ["t*/e.jpg", "t1.jpg"]),
+    ],
+)
+def test_a_folder_is_found_by_its_name_as_it_stands(bucket, monkeypatch, fits_a_page, source, expected):
+    fill(bucket, ["t [2024]/a.jpg", "t [2024]/deep/b.jpg", "t 2/c.jpg", "t*/e.jpg", "t1.jpg"])
+    monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: fits_a_page)
+    assert names(bucket, source) == expected
+
+
 def test_listing_asks_nothing_of_a_single_object(bucket, proxy):
     fill(bucket, [f"many/{i:04d}.jpg" for i in range(60)])
     proxy.reset()

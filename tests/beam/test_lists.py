@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from mdmf_ops.beam import ImageRef, MatchImages
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
-from mdmf_ops.beam.sources import complete
-from mdmf_ops.beam.storage import direct_path
+from mdmf_ops.beam.run import dataset_root
+from mdmf_ops.beam.sources import complete, list_images
+from mdmf_ops.beam.storage import absolute, direct_path
 from mdmf_ops.detector import ErrorCode, Limits
 
 NO_PATHS = {
@@ -38,6 +39,27 @@ def test_a_line_that_names_no_local_file_is_a_row_of_its_own(tmp_path, name, run
     with run_pipeline() as p:
         codes = p | MatchImages([], lists=[str(tmp_path / "list.txt")], complete_lists=True) | beam.Map(_uri_and_code)
         assert_that(codes, equal_to([(refused.uri, "bad_uri"), (str(tmp_path / "a.jpg"), None)]))
+
+
+@pytest.mark.parametrize("name", NO_PATHS)
+def test_no_source_is_another_folder_than_its_uri_says(name):
+    source = os.fsdecode(NO_PATHS[name])
+    for refused in (absolute, list_images_of, dataset_root):
+        with pytest.raises(ValueError, match="file:///PATH, percent-encoded, is expected"):
+            refused(source)
+
+
+def list_images_of(source):
+    return list(list_images(source))
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    for refused in (absolute, list_images_of, dataset_root, lambda name: MatchImages([name])):
+        with pytest.raises(ValueError, match="an empty name"):
+            refused("")
+    assert [ref.uri for ref in list_images(".")] == [str(tmp_path / "a.jpg")]
 
 
 def _uri_and_code(ref):
@@ -136,3 +158,16 @@ def test_a_csv_that_is_none_is_named_with_its_line(tmp_path):
         after = text.count("\n")
         with pytest.raises(ValueError, match=rf"list\.csv: after line {after}: field larger than field limit"):
             list(read_list(str(path)))
+
+
+@pytest.mark.parametrize("behind", ["c.jpg\nd.jpg\n", '"c.jpg"\nd.jpg\n', ""])
+def test_an_open_quote_in_a_csv_swallows_no_line_behind_it(tmp_path, behind):
+    path = tmp_path / "list.csv"
+    path.write_text('uri\na.jpg\n"b.jpg\n' + behind)
+    with pytest.raises(ValueError, match=r"list\.csv: after line 2: "):
+        list(read_list(str(path)))
+
+
+def test_quotes_that_close_are_read(tmp_path):
+    (tmp_path / "list.csv").write_text('uri,n\n"/a,""b"".jpg",1\n/c"d.jpg,2\n"/e.jpg"\n')
+    assert [ref.uri for ref in read_list(str(tmp_path / "list.csv"))] == ['/a,"b".jpg', '/c"d.jpg', "/e.jpg"]

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import os
 import tarfile
+from collections import Counter
 from itertools import islice
 from urllib.parse import unquote
 
@@ -13,11 +14,12 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdmf_ops.beam import Filters, ImageRef, MatchImages
+from mdmf_ops.beam import Filters, ImageRef, MatchImages, shards
 from mdmf_ops.beam.image import split_member
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import _name, find_member, is_shard, list_members, refuse_name_of_member
-from mdmf_ops.beam.sources import complete, list_images, local_ref
+from mdmf_ops.beam.sources import complete, list_images
+from mdmf_ops.beam.storage import local_ref
 from mdmf_ops.commands import scan
 from mdmf_ops.detector import ErrorCode, Limits
 from mdmf_ops.text import fits_a_line
@@ -155,6 +157,43 @@ def test_a_hard_link_in_a_shard_is_a_row_that_names_its_target(tmp_path):
         assert (image.content, image.error.code) == (None, ErrorCode.UNREADABLE)
         assert "a hard link to a.jpg" in image.error.message
         assert all(FILTERS[name].admit(ref) for name in ("suffixes", "max_bytes"))
+
+
+@pytest.mark.parametrize("kind", [b"Z", b"A", b"M", b"N", b"\xff"])
+def test_a_member_of_a_kind_that_none_knows_is_an_image(tmp_path, kind):
+    shard = tmp_path / "s.tar"
+    odd = header(kind, size=6, name="b.jpg") + blocks(b"hidden")
+    shard.write_bytes(file("a.jpg") + odd + file("c.jpg") + END)
+    refs = {split_member(ref.uri)[1]: ref for ref in list_images(str(shard))}
+    assert list(refs) == ["a.jpg", "b.jpg", "c.jpg"]
+    for ref in (refs["b.jpg"], complete(ImageRef(f"{shard}#b.jpg"))):
+        assert fetch_image(ref, Limits()).content == b"hidden"
+
+
+@pytest.mark.parametrize("kind", [b"V", b"D", tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_what_no_tar_extracts_as_a_file_is_no_image(tmp_path, kind):
+    shard = tmp_path / "s.tar"
+    data = blocks(b"Ya.jpg\0") if kind == b"D" else b""  # the names in the folder
+    shard.write_bytes(header(kind, size=7 if data else 0) + data + file("a.jpg") + END)
+    assert [split_member(ref.uri)[1] for ref in list_images(str(shard))] == ["a.jpg"]
+
+
+def test_a_shard_is_listed_once_in_whatever_order_a_list_names_its_images(tmp_path, monkeypatch, run_pipeline):
+    names = [f"{shard}.tar#{i}.jpg" for i in range(20) for shard in range(6)]  # never two of one shard in a row
+    for shard in range(6):
+        (tmp_path / f"{shard}.tar").write_bytes(b"".join(file(f"{i}.jpg") for i in range(20)) + END)
+    (tmp_path / "list.txt").write_text("\n".join([*names, "5.tar", "a.jpg"]))
+    opened, open_shard = Counter(), shards._open
+
+    def counted(shard):
+        opened[shard.uri] += 1
+        return open_shard(shard)
+
+    monkeypatch.setattr(shards, "_open", counted)
+    with run_pipeline() as p:
+        found = p | MatchImages([], lists=[str(tmp_path / "list.txt")]) | beam.Map(_uri)
+        assert_that(found, equal_to([f"{tmp_path}/{name}" for name in [*names, "a.jpg"]]))
+    assert opened == {f"{tmp_path}/{shard}.tar": 1 + (shard == 5) for shard in range(6)}
 
 
 def test_long_headers_that_tar_writes_are_read(tmp_path):

@@ -7,8 +7,10 @@ import io
 import os
 import re
 import resource
+import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import apache_beam as beam
 import pyarrow as pa
@@ -21,10 +23,12 @@ from hypothesis import strategies as st
 
 from mdmf_ops.beam import Filters, ImageRef, MatchImages, Run, gcs, sources
 from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
+from mdmf_ops.beam.globs import compile_glob
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
-from mdmf_ops.beam.sources import compile_glob, complete, list_images, list_part, local_ref, split_source
+from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
+from mdmf_ops.beam.storage import local_ref
 from mdmf_ops.beam.windows import DRIFT_FOLDER, WINDOW_FOLDER
 from mdmf_ops.detector import ErrorCode, Limits
 
@@ -132,6 +136,57 @@ def test_a_glob_walks_no_folder_that_it_cannot_match(tmp_path, monkeypatch, patt
     assert found == {name for name in files if compile_glob(f"{tmp_path}/{pattern}").fullmatch(name)}
 
 
+@pytest.fixture
+def vanishing(tmp_path, monkeypatch):
+    """A tree of which folders go as they are about to be listed: those that the test adds to `vanishing.names`."""
+    for name in ("photos/a.jpg", "photos/x/b.jpg", "photos/x/deep/c.jpg", "photos/y/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scandir, names = os.scandir, []
+
+    def deleted_first(folder):
+        if isinstance(folder, str) and Path(folder).name in names:  # deleting scans too, by numbers
+            shutil.rmtree(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", deleted_first)
+    return SimpleNamespace(root=tmp_path / "photos", names=names)
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.jpg"])
+@pytest.mark.parametrize(
+    ("gone", "left"), [("y", ["a", "x/b", "x/deep/c"]), ("deep", ["a", "x/b", "y/d"]), ("x", ["a", "y/d"])]
+)
+def test_a_folder_that_is_deleted_while_it_is_listed_is_no_image_and_no_failure(vanishing, pattern, gone, left):
+    parts = split_source(f"{vanishing.root}{pattern}")
+    vanishing.names.append(gone)
+    found = [ref.uri for part in parts for ref in list_part(part)]
+    assert sorted(found) == [f"{vanishing.root}/{name}.jpg" for name in left]
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/**", "photos/*.jpg", "photos/a.jpg"])
+def test_a_source_that_is_deleted_while_it_is_listed_fails_every_part(vanishing, source):
+    parts = split_source(str(vanishing.root.parent / source))
+    shutil.rmtree(vanishing.root)
+    for part in parts:
+        with pytest.raises(FileNotFoundError):
+            list(list_part(part))
+
+
+@pytest.mark.parametrize("closed", ["photos", "x", "deep"])
+def test_a_folder_that_may_not_be_listed_fails_the_run(vanishing, monkeypatch, closed):
+    scandir = os.scandir
+
+    def refused(folder):
+        if Path(folder).name == closed:
+            raise PermissionError(f"{folder}: closed")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="closed"):
+        list(list_images(str(vanishing.root)))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
 def test_a_closed_folder_beside_the_images_of_a_glob_costs_nothing(tmp_path):
     (tmp_path / "a.jpg").touch()
@@ -164,6 +219,28 @@ def test_an_output_within_a_source_is_not_scanned(tmp_path, run_pipeline):
         assert sorted(ref.uri for ref in list_images(source) if filters.admit(ref)) == sorted(expected)
     with run_pipeline() as p:
         assert_that(p | MatchImages([str(tmp_path)], filters=filters) | beam.Map(_uri), equal_to(expected))
+
+
+@pytest.mark.parametrize(
+    ("source", "output"), [("link", "in/scores"), ("in", "link/scores"), ("in/scores", "link/scores")]
+)
+def test_an_output_that_a_link_leads_to_is_not_scanned(tmp_path, source, output):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    run = Run.start(str(tmp_path / "in/scores"), "night-1")
+    retract(run)
+    commit(run, 1, [write_shard(run, 0, 1, [make_row("/a")])], CommitOptions())
+    users = ["cat.jpg", "elsewhere/_runs/a.json", "elsewhere/_tmp/r1/claim", "scores/_runs/cat.jpg"]
+    for name in users:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    # A stranger's link to what a run wrote is none of the run's.
+    (tmp_path / "in/elsewhere/_runs/night-1.json").symlink_to(run.manifest_path)
+    users.append("elsewhere/_runs/night-1.json")
+    filters = Filters(output=str(tmp_path / output))
+    found = [ref.uri for ref in list_images(str(tmp_path / source)) if filters.admit(ref)]
+    below = [f"{'link' if source == 'link' else 'in'}/{name}" for name in users]
+    assert sorted(found) == sorted(f"{tmp_path}/{name}" for name in below if name.startswith(f"{source}/"))
 
 
 @pytest.mark.parametrize("name", ["_runs/a.json", "scan_date=2026-01-31/a-00000-of-00001.parquet", "_tmp/r/claim"])

@@ -10,6 +10,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from conftest import ROOT, write_images
 from scans import read_rows
 
+from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.yaml import ReadAndScore
 
 pytest.importorskip("apache_beam.yaml.yaml_transform", reason="pip install 'mdmf-ops[yaml]'")
@@ -41,3 +42,11 @@ def test_without_an_output_no_folder_is_needed(tmp_path, monkeypatch, run_pipeli
     with run_pipeline() as p:
         images = p | ReadAndScore([str(photos)], device="cpu")
         assert_that(images | beam.Map(lambda image: image.status), equal_to(["scored", "failed"]))
+
+
+def test_what_an_earlier_run_wrote_is_no_image_of_the_next(tmp_path, run_pipeline):
+    photos = write_images(tmp_path / "photos", good=1)
+    for _night in range(2):
+        with run_pipeline() as p:
+            p | ReadAndScore([str(photos)], device="cpu", output=str(photos / "scores"))
+    assert [manifest["inputs"] for manifest in read_manifests(str(photos / "scores"))] == [1, 1]
