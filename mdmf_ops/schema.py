@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         _field("score_us", pa.int32(), "from pixels to score, in microseconds; null where not scored"),
         _always("image_uri", _TEXT, "what was read: absolute path or URI"),
         _field("image_generation", pa.int64(), "generation of the object that was read; null for local files"),
-        _field("image_bytes", pa.int64(), "encoded size in bytes; null where it could not be read"),
+        _field("image_bytes", pa.int64(), "encoded size in bytes, as listed where it was not read; null where unknown"),
         _field(
             "image_modified_at",
             pa.timestamp("us", tz="UTC"),

@@ -22,6 +22,8 @@ MIME_TYPES = {
     "AVIF": "image/avif",
 }
 
+C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+
 # Editors and cameras that sign.
 NO_GENERATORS = (
     *("Adobe Photoshop", "Adobe_Photoshop/26.0.0 adobe_c2pa/0.12.2 c2pa-rs/0.32.5", "Adobe Lightroom", "Lightroom"),
@@ -84,6 +86,12 @@ def xmp(source: str = IPTC + GENERATED, software: str = "", form: str = "attribu
 def chunk(kind: bytes, payload: bytes) -> bytes:
     """A PNG chunk."""
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def box(kind: bytes, *payloads: bytes) -> bytes:
+    """A box of an AVIF, or of a C2PA store."""
+    payload = b"".join(payloads)
+    return struct.pack(">I4s", 8 + len(payload), kind) + payload
 
 
 def after_pixels(content: bytes, *chunks: bytes) -> bytes:

@@ -24,6 +24,7 @@ from scans import scan
 from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
 from mdmf_ops.beam.drift import sample, summarise
+from mdmf_ops.beam.runs import latest_sql
 from mdmf_ops.schema import SCHEMA
 
 PAGE = ROOT / "docs/sql.md"
@@ -182,7 +183,7 @@ def newly_flagged(rows):
     found = []
     for before, after in history(rows):
         if after["verdict"] == "likely_ai" and before["verdict"] != "likely_ai":
-            why = "the same again: look at alpha"
+            why = "another device or precision" if after["alpha"] == before["alpha"] else "another alpha"
             if after["image_sha256"] != before["image_sha256"]:
                 why = "another picture"
             elif after["detector_id"] != before["detector_id"]:
@@ -277,12 +278,12 @@ def provenance(rows):
 
 
 def disagreements(rows):
-    camera, generated = ("digitalCapture", "computationalCapture"), ("trainedAlgorithmicMedia",)
+    camera = ("digitalCapture", "computationalCapture")
+    generated = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
     found = [
         row
         for row in newest(rows)
-        if (row["verdict"] == "likely_ai" and row["declared_source"] in camera)
-        or (row["verdict"] == "likely_real" and row["declared_source"] in generated)
+        if row["declared_source"] in (camera if row["verdict"] == "likely_ai" else generated) and row["verdict"]
     ]
     found.sort(key=lambda row: (row["verdict"], row["p_value"], row["image_uri"]))
     names = ("image_uri", "verdict", "p_value", "declared_source", "declared_by", "declared_software", "c2pa_signature")
@@ -337,6 +338,40 @@ def test_the_query_gives_what_python_finds(question, database, rows):
                 found,
                 wanted,
             )
+
+
+def database_of(scores):
+    """The views of the page over an output that lies elsewhere."""
+    database = duckdb.connect()
+    database.sql(blocks(sections(PAGE)[START], "sql")[0].replace("'scores/", f"'{scores}/"))
+    return database
+
+
+def test_of_two_rows_of_one_moment_every_query_takes_the_same(rows, tmp_path):
+    row = {name: rows[0][name] for name in SCHEMA.names}
+    for run_id in ("a", "c", "b"):
+        run = Run(str(tmp_path), run_id, "2026-01-01", "2026-01-01T00:00:00+00:00")
+        commit(run, 1, [write_shard(run, 0, 1, [row | {"run_id": run_id}])], CommitOptions())
+    for query in ("latest", f"({latest_sql(str(tmp_path))})"):
+        assert database_of(tmp_path).sql(f"select run_id from {query}").fetchall() == [("c",)]
+
+
+def test_folders_above_an_output_are_no_columns(home, rows, tmp_path):
+    scores = tmp_path / "verdict=done/alpha=7/run_id=0/scan_date=2020-02-02"
+    shutil.copytree(home / "scores", scores, ignore=shutil.ignore_patterns("_drift"))
+    database = database_of(scores)
+    names = ("image_uri", "run_id", "verdict", "alpha")
+    for query, wanted in (("scores", rows), (f"({latest_sql(str(scores))})", newest(rows))):
+        found = database.sql(f"select {', '.join(names)}, scan_date from {query}").fetchall()
+        assert sorted(found, key=str) == sorted(
+            [(*(row[name] for name in names), row["scanned_at"].date()) for row in wanted], key=str
+        )
+
+
+def test_a_question_of_one_day_reads_that_days_files(database, rows):
+    day = min(row["scanned_at"].date() for row in rows)
+    [(_, plan)] = database.sql(f"explain analyze select verdict from scores where scan_date = '{day}'").fetchall()
+    assert "Scanning Files: 1/6" in plan.replace("\n", " ")
 
 
 def test_a_run_with_a_row_too_few_is_found(database, home):
@@ -405,6 +440,7 @@ def scan_of(uri, day, verdict, **changed):
     }
     row |= {"run_id": f"run{day}", "status": "scored" if verdict else "failed", "verdict": verdict, "p_value": 0.5}
     row |= {"detector_id": "a", "image_sha256": uri, "image_format": "JPEG", "mmd2": 0.1, "width_px": 8, "height_px": 8}
+    row |= {"alpha": 0.01, "device": "cpu", "declared_by": "xmp", "declared_software": "x", "c2pa_signature": None}
     return row | changed
 
 
@@ -420,6 +456,37 @@ def test_newly_flagged_is_what_the_newest_two_scores_say():
     found = made(*rows).sql(QUERIES["Which images are flagged now and were not before?"]).fetchall()
     assert [line[:2] for line in found] == [("cat", "likely_real"), ("flower", "uncertain")]
     assert [row[:2] for row in newly_flagged(rows)] == [line[:2] for line in found]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"device": "cuda NVIDIA H100"}, "another device or precision"),
+        ({"alpha": 0.9}, "another alpha"),
+        ({"alpha": 0.9, "device": "cuda NVIDIA H100"}, "another alpha"),
+        ({"detector_id": "b", "alpha": 0.9}, "another detector"),
+        ({"image_sha256": "other", "detector_id": "b"}, "another picture"),
+    ],
+    ids=str,
+)
+def test_newly_flagged_says_why(changed, why):
+    rows = [scan_of("cat", 0, "uncertain"), scan_of("cat", 1, "likely_ai", **changed)]
+    found = made(*rows).sql(QUERIES["Which images are flagged now and were not before?"]).fetchall()
+    assert found == newly_flagged(rows) == [("cat", "uncertain", 0.5, why)]
+
+
+def test_every_verdict_may_disagree_with_what_a_file_says():
+    sources = ("digitalCapture", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "digitalArt", None)
+    verdicts = ("likely_ai", "uncertain", "likely_real", None)
+    rows = [
+        scan_of(f"{verdict} {source}", 0, verdict, declared_source=source) for verdict in verdicts for source in sources
+    ]
+    found = made(*rows).sql(QUERIES["Which images do verdict and declaration disagree on?"]).fetchall()
+    assert found == disagreements(rows)
+    assert [line[0] for line in found] == [
+        "likely_ai digitalCapture",
+        *(f"{verdict} {source}" for verdict in verdicts[2:0:-1] for source in sorted(sources[1:3])),
+    ]
 
 
 def test_an_image_counts_once_a_week_however_often_it_was_scored():

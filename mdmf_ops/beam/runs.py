@@ -1,10 +1,11 @@
 """What lies in an output: its runs, whether they are whole, what belongs to none, and the newest row of an image."""
 
+import glob
 import re
 import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -181,21 +182,31 @@ class _Stream:
 
 def _read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> Iterator[pa.Table]:
     """The rows of a file, or those that have one of these ids."""
+    with open_rows(path) as parquet:
+        groups = [i for i in range(parquet.num_row_groups) if ids is None or _has_one(parquet, i, ids)]
+        for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=schema.names):
+            if ids is not None:
+                batch = batch.filter(pc.is_in(batch["row_id"], ids))
+            # A column that the file's schema did not have yet is unknown.
+            columns = (
+                batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
+                for field in schema
+            )
+            yield pa.table(list(columns), schema=schema)
+
+
+@contextmanager
+def open_rows(path: str) -> Iterator[pq.ParquetFile]:
+    """Opens a data file.
+
+    Raises:
+        OSError: it is missing, may not be read or is damaged, which may show only as its rows are read; names it.
+    """
     with open_file(path) as file:
         try:
-            parquet = pq.ParquetFile(file)
-            groups = [i for i in range(parquet.num_row_groups) if ids is None or _has_one(parquet, i, ids)]
-            for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=schema.names):
-                if ids is not None:
-                    batch = batch.filter(pc.is_in(batch["row_id"], ids))
-                # A column that the file's schema did not have yet is unknown.
-                columns = (
-                    batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
-                    for field in schema
-                )
-                yield pa.table(list(columns), schema=schema)
-        except pa.ArrowInvalid as error:
-            raise OSError(f"{path}: damaged: {error}") from error
+            yield pq.ParquetFile(file)
+        except (OSError, ValueError) as error:  # Arrow raises either, and names no file
+            raise OSError(f"{path}: cannot be read: {error}") from error
 
 
 def _has_one(parquet: pq.ParquetFile, group: int, ids: pa.Array) -> bool:
@@ -230,15 +241,16 @@ def find_rows(
 
 def latest_sql(output: str) -> str:
     """The same for DuckDB: a query over the data files that the manifests list, whenever it is run."""
-    root = output.replace("'", "''")
+    root, found = (path.replace("'", "''") for path in (output, glob.escape(output)))
     return f"""\
 with committed as (
-  select '{root}/' || unnest(files).path as filename from read_json('{root}/{MANIFEST_FOLDER}/*.json')
+  select '{root}/' || unnest(files).path as filename
+  from read_json('{found}/{MANIFEST_FOLDER}/*.json', columns = {{files: 'struct(path varchar)[]'}})
 )
-select * exclude (filename)
+select * exclude (filename), regexp_extract(filename, '{PARTITION}=([^/]*)/[^/]*$', 1)::date as {PARTITION}
 from read_parquet(
-  '{root}/{PARTITION}=*/*.parquet', hive_partitioning = true, union_by_name = true, filename = true
+  '{found}/{PARTITION}=*/*.parquet', hive_partitioning = false, union_by_name = true, filename = true
 ) as scores
 semi join committed using (filename)
-qualify row_number() over (partition by image_uri order by scanned_at desc) = 1
+qualify row_number() over (partition by image_uri order by scanned_at desc, run_id desc) = 1
 order by image_uri"""

@@ -15,7 +15,7 @@ from mdmf_ops.provenance.exif import TIFF_C2PA, TIFF_STARTS, TIFF_XMP, read_tags
 from mdmf_ops.provenance.items import read_items
 
 MAX_BLOCK_BYTES = 1 << 20
-"""Of EXIF, XMP and one text chunk, unpacked: a larger one is not read."""
+"""Of EXIF, XMP and one text chunk: a larger one is not read, and of packed XMP no more is unpacked."""
 
 MAX_MANIFEST_BYTES = 16 << 20
 """Of a C2PA manifest store, which may hold thumbnails."""
@@ -25,6 +25,9 @@ _MAX_TEXTS = 64
 
 _TEXT_CHARS = 64 << 10
 """Of a text chunk that are kept: no mark of a generator is looked for beyond."""
+
+_TEXT_BYTES = 4 * _TEXT_CHARS
+"""Which hold as many characters of any kind: more of a text chunk is neither unpacked nor decoded."""
 
 _XMP_KEYWORD = "XML:com.adobe.xmp"
 _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
@@ -112,6 +115,7 @@ def _from_png(content: bytes, blocks: Blocks) -> None:
 def _add_text(kind: bytes, name: str, rest: bytes, blocks: Blocks) -> None:
     """Adds the text of a PNG chunk by its keyword; `rest` is what follows that."""
     packed, encoding = kind == b"zTXt", "latin-1"
+    most_bytes = MAX_BLOCK_BYTES if name == _XMP_KEYWORD else _TEXT_BYTES
     if kind == b"iTXt":
         packed, encoding = rest[:1] == b"\1", "utf-8"
         _language, _, rest = rest[2:].partition(b"\0")
@@ -120,13 +124,13 @@ def _add_text(kind: bytes, name: str, rest: bytes, blocks: Blocks) -> None:
         rest = rest[1:]
     if packed:
         try:
-            rest = zlib.decompressobj().decompress(rest, MAX_BLOCK_BYTES)
+            rest = zlib.decompressobj().decompress(rest, most_bytes)
         except zlib.error:
             return
     if name == _XMP_KEYWORD:
         blocks.xmp = rest
     else:
-        blocks.text[name] = rest.decode(encoding, errors="replace")[:_TEXT_CHARS]
+        blocks.text[name] = rest[:most_bytes].decode(encoding, errors="replace")[:_TEXT_CHARS]
 
 
 def _from_webp(content: bytes, blocks: Blocks) -> None:

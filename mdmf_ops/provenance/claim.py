@@ -13,7 +13,7 @@ MAX_PARENTS = 4
 _MAX_NAME_CHARS = 1000
 _MAX_AGENTS = 100
 
-# An edit leaves a generated image generated; of a photograph it may leave nothing.
+# An edit leaves a generated image generated, whatever it says of itself; of a photograph it may leave nothing.
 _INHERITED = (GENERATED, "compositeWithTrainedAlgorithmicMedia")
 
 
@@ -39,8 +39,6 @@ def make_claim(sources: Iterable[str | None], software: str | None, agents: Iter
 
 
 def with_parents(active: Claim, *parents: Claim) -> Claim:
-    """The active manifest's claim; one without a source type takes over that of its nearest parent that has one."""
-    if active.sources:
-        return active
-    said = next((parent.sources for parent in parents if parent.sources), [])
-    return active._replace(sources=[source for source in said if source in _INHERITED])
+    """The active manifest's claim, and what those it was made from say of generation."""
+    inherited = [source for parent in parents for source in parent.sources if source in _INHERITED]
+    return active._replace(sources=active.sources + inherited)

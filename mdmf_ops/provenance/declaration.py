@@ -16,6 +16,9 @@ from mdmf_ops.text import one_line
 
 MAX_SOFTWARE_CHARS = 120
 
+_MAX_READ_US = (1 << 31) - 1
+"""More than half an hour: what the row's column holds."""
+
 _MIME_TYPES = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"), (b"II", "image/tiff"))
 
 
@@ -52,7 +55,7 @@ def read_declaration(content: bytes) -> Declaration:
         declaration = _read(content)
     except Exception:  # whatever a stranger's metadata may do, the image's score stands
         declaration = Declaration()
-    return replace(declaration, read_us=(time.perf_counter_ns() - started_ns) // 1000)
+    return replace(declaration, read_us=min((time.perf_counter_ns() - started_ns) // 1000, _MAX_READ_US))
 
 
 def _read(content: bytes) -> Declaration:

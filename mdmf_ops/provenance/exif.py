@@ -6,25 +6,25 @@ Pillow's reader takes every tag into memory at once: in a hostile block a thousa
 import struct
 from contextlib import suppress
 
-DESCRIPTION, MAKE, MODEL, SOFTWARE, ARTIST = 0x010E, 0x010F, 0x0110, 0x0131, 0x013B
+DESCRIPTION, MAKE, MODEL, SOFTWARE = 0x010E, 0x010F, 0x0110, 0x0131
 USER_COMMENT = 0x9286
 TIFF_XMP, TIFF_C2PA = 0x02BC, 0xCD41
 
 MAX_TEXT_BYTES = 64 << 10
 """Of one tag of text; what is longer is cut."""
 
-_EXIF_DIRECTORY = 0x8769
+EXIF_DIRECTORY = 0x8769
 _MAX_ENTRIES = 1024
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 13: 4, 16: 8, 18: 8}
 
 # By the first bytes of a block: its order of bytes, and the formats of an offset and of a directory's count.
-_LAYOUTS = {
+LAYOUTS = {
     b"II*\0": ("<", "I", "H"),
     b"MM\0*": (">", "I", "H"),
     b"II+\0": ("<", "Q", "Q"),  # BigTIFF
     b"MM\0+": (">", "Q", "Q"),
 }
-TIFF_STARTS = tuple(_LAYOUTS)
+TIFF_STARTS = tuple(LAYOUTS)
 
 _COMMENT_ENCODINGS = {b"ASCII\0\0\0": "ascii", b"JIS\0\0\0\0\0": "shift_jis"}
 
@@ -36,9 +36,9 @@ def read_tags(content: bytes, wanted: dict[int, int]) -> dict[int, bytes]:
         content: from the TIFF header on.
         wanted: most bytes to read of each tag.
     """
-    if content[:4] not in _LAYOUTS:
+    if content[:4] not in LAYOUTS:
         return {}
-    order, offset_format, _count_format = _LAYOUTS[content[:4]]
+    order, offset_format, _count_format = LAYOUTS[content[:4]]
     found: dict[int, bytes] = {}
     with suppress(struct.error, OverflowError):  # a directory lies outside the block, or of any that could be
         [start] = struct.unpack_from(order + offset_format, content, struct.calcsize(offset_format))
@@ -50,7 +50,7 @@ def read_tags(content: bytes, wanted: dict[int, int]) -> dict[int, bytes]:
 
 def _read_directory(content: bytes, start: int, wanted: dict[int, int], found: dict[int, bytes]) -> int | None:
     """Adds a directory's tags to `found`; gives where the EXIF directory starts, if it says so."""
-    order, offset_format, count_format = _LAYOUTS[content[:4]]
+    order, offset_format, count_format = LAYOUTS[content[:4]]
     inline_bytes = struct.calcsize(offset_format)
     entry = struct.Struct(f"{order}HH{offset_format}{offset_format}")
     [entries] = struct.unpack_from(order + count_format, content, start)
@@ -60,7 +60,7 @@ def _read_directory(content: bytes, start: int, wanted: dict[int, int], found: d
         tag, kind, values, offset = entry.unpack_from(content, at)
         size = values * _VALUE_BYTES.get(kind, 0)
         place = at + entry.size - inline_bytes if size <= inline_bytes else offset
-        if tag == _EXIF_DIRECTORY:
+        if tag == EXIF_DIRECTORY:
             value = content[place : place + min(size, inline_bytes)]
             further = int.from_bytes(value, "little" if order == "<" else "big") or None
         elif tag in wanted and tag not in found:
@@ -70,7 +70,7 @@ def _read_directory(content: bytes, start: int, wanted: dict[int, int], found: d
 
 def read_texts(content: bytes) -> dict[int, str]:
     """The tags of text that tell of an image's making, decoded, by tag; what has no text is left out."""
-    names = (DESCRIPTION, MAKE, MODEL, SOFTWARE, ARTIST, USER_COMMENT)
+    names = (DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT)
     tags = read_tags(content, dict.fromkeys(names, MAX_TEXT_BYTES))
     texts = {tag: _comment(value) if tag == USER_COMMENT else _text(value) for tag, value in tags.items()}
     return {tag: text for tag, text in texts.items() if text}

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping
 
-from mdmf_ops.provenance.exif import ARTIST, DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT
+from mdmf_ops.provenance.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT
 
 WEB_UI = "Stable Diffusion web UI"
 
 _STEPS = re.compile(r"\bSteps: \d+, ")
 _STEPS_TO_SAMPLER_CHARS = 2000
-_COMFY_TEXT = re.compile(r'^(?:prompt|workflow):\s*\{|"class_type"\s*:|"last_node_id"\s*:', re.IGNORECASE)
-_MIDJOURNEY_TEXT = re.compile(r"\bJob ID: [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_COMFY_TEXT = re.compile(r'^(?:prompt|workflow):\s*\{|"last_node_id"\s*:', re.IGNORECASE)
+_COMFY_NODE = (re.compile(r'"class_type"\s*:'), re.compile(r'"inputs"\s*:'))
+_MIDJOURNEY_JOB = re.compile(r"\bJob ID: [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MIDJOURNEY_MODEL = re.compile(r"\s--(?:v|niji)\s")
 
 # Keywords that one program alone writes.
 _OWN_KEYWORDS = {
@@ -25,7 +27,7 @@ _OWN_KEYWORDS = {
 
 # Names under which generators and their services sign as software; a photo editor's name says nothing of generation.
 _NAMES = re.compile(
-    r"\b(?:NovelAI|Midjourney|DALL[\-·. ]?E|Stable ?Diffusion|Stability ?AI|ComfyUI|InvokeAI|Fooocus|SwarmUI"
+    r"\b(?:NovelAI|Midjourney|DALL[\-·. ]E|(?-i:DALLE)|Stable ?Diffusion|Stability ?AI|ComfyUI|InvokeAI|Fooocus|SwarmUI"
     r"|Draw Things|DreamStudio|Adobe[_ ]Firefly|Ideogram(?:\.?AI)?|Leonardo\.?AI|Easy Diffusion|FLUX\.[12][\w.-]*"
     r"|Imagen ?[2-9]|Bing Image Creator|Image Creator from Designer|OpenAI(?:-API)?|ChatGPT)(?![\w-])",
     re.IGNORECASE,
@@ -53,6 +55,18 @@ def _by_web_ui(text: str) -> bool:
     return sampler >= 0 and _STEPS.search(text[max(0, sampler - _STEPS_TO_SAMPLER_CHARS) : sampler]) is not None
 
 
+def _by_comfy(text: str) -> bool:
+    """Whether a text is a graph of ComfyUI's: detectors, too, say `class_type` of what they find."""
+    return _COMFY_TEXT.search(text) is not None or all(mark.search(text) for mark in _COMFY_NODE)
+
+
+def _by_midjourney(description: str, has_author: bool = False) -> bool:
+    """Whether a description is Midjourney's: others have jobs too, but no author or model of Midjourney's beside."""
+    return _MIDJOURNEY_JOB.search(description) is not None and (
+        has_author or _MIDJOURNEY_MODEL.search(description) is not None
+    )
+
+
 def in_text_chunks(text: Mapping[str, str]) -> str | None:
     """The generator that a PNG's text chunks, by keyword, are written by; None where none is known."""
     text = {keyword: value[:_SEARCHED_CHARS] for keyword, value in text.items()}
@@ -64,9 +78,9 @@ def in_text_chunks(text: Mapping[str, str]) -> str | None:
         return "SwarmUI"
     if _by_web_ui(parameters):
         return WEB_UI
-    if any(_COMFY_TEXT.search(text.get(keyword, "")) for keyword in ("prompt", "workflow")):
+    if any(_by_comfy(text.get(keyword, "")) for keyword in ("prompt", "workflow")):
         return "ComfyUI"
-    if _MIDJOURNEY_TEXT.search(text.get("Description", "")):
+    if _by_midjourney(text.get("Description", ""), "Author" in text):
         return "Midjourney"
     software = text.get("Software", "")
     return software if named_generator(software) else None
@@ -80,9 +94,10 @@ def in_exif(tags: Mapping[int, str]) -> str | None:
         return "SwarmUI"
     if _by_web_ui(comment):
         return WEB_UI
-    if any(_COMFY_TEXT.search(tags.get(tag, "")) for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT)):
+    if any(_by_comfy(tags.get(tag, "")) for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT)):
         return "ComfyUI"
-    if _MIDJOURNEY_TEXT.search(tags.get(DESCRIPTION, "")):
+    if _by_midjourney(tags.get(DESCRIPTION, "")):
         return "Midjourney"
-    signed = (tags.get(tag, "") for tag in (SOFTWARE, MAKE, ARTIST))
-    return next(filter(named_generator, signed), None)
+    # Only a program signs here: a maker or an artist may well be called Dalle or Imagen 3.
+    software = tags.get(SOFTWARE, "")
+    return software if named_generator(software) else None

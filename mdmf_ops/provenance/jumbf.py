@@ -106,14 +106,22 @@ def _generator(claim: bytes) -> str | None:
 
 
 def _agents(assertion: bytes) -> list[str | None]:
-    """The software agents of actions that create: each a text, or a map with one under `name`."""
-    key, found = b"\x6dsoftwareAgent", []
-    at = assertion.find(key) if b"\x6cc2pa.created" in assertion else -1
-    while at >= 0 and len(found) < _MAX_FINDS:
-        at += len(key)
-        is_map = assertion[at] >> 5 == 5
-        found.append(_near(assertion, b"\x64name", at) if is_map else _text(assertion, at))
-        at = assertion.find(key, at)
+    """The software agent of each action that creates: a text, or a map with one under `name`.
+
+    What an action is stands first in it: what belongs to it ends where the next one begins.
+    """
+    action, created, key = b"\x66action", b"\x66action\x6cc2pa.created", b"\x6dsoftwareAgent"
+    found, start = [], assertion.find(created)
+    while start >= 0 and len(found) < _MAX_FINDS:
+        start += len(created)
+        end = assertion.find(action, start)
+        at = assertion.find(key, start, len(assertion) if end < 0 else end) + len(key)
+        if at < len(key):
+            found.append(None)
+        else:
+            is_map = assertion[at] >> 5 == 5
+            found.append(_near(assertion, b"\x64name", at) if is_map else _text(assertion, at))
+        start = assertion.find(created, start)
     return found
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mdmf_ops.provenance.claim import MAX_PARENTS
+from mdmf_ops.provenance.pieces import in_few_pieces
 
 _SETTINGS = {
     # Nothing that a stranger's file names is fetched.
@@ -24,7 +25,8 @@ class Signature(str, Enum):
     INVALID = "invalid"
     """The file or its manifest was changed, or the signature does not fit."""
     UNCHECKED = "unchecked"
-    """There is a manifest, and the library (`pip install 'mdmf-ops[c2pa]'`) is not there to check it."""
+    """There is a manifest that nobody checked: the library (`pip install 'mdmf-ops[c2pa]'`) is not there, or the file
+    is in too many pieces for it."""
 
 
 class Checked(NamedTuple):
@@ -53,7 +55,7 @@ def check_signature(content: bytes, mime_type: str) -> Checked:
     Args:
         mime_type: of the file, by its content.
     """
-    if (library := _library()) is None:
+    if not in_few_pieces(content) or (library := _library()) is None:
         return Checked(Signature.UNCHECKED, [])
     c2pa, context = library
     try:

@@ -1,6 +1,7 @@
 """What lies in an output after good, killed and damaged runs: shown, checked, cleaned, queried."""
 
 import datetime
+import json
 import os
 import random
 import subprocess
@@ -17,8 +18,10 @@ from mdmf_ops.beam import Run
 from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam import runs as runs_module
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
+from mdmf_ops.beam.previous import read_seen
 from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
 from mdmf_ops.beam.storage import list_files
+from mdmf_ops.schema import SCHEMA
 
 
 def at(hour):
@@ -52,6 +55,18 @@ def test_latest_is_the_newest_committed_row_of_every_image(output):
 def test_the_query_for_duckdb_says_the_same(output):
     rows = duckdb.sql(f"select image_uri, run_id from ({latest_sql(str(output))})").fetchall()
     assert sorted(rows) == LATEST
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*?", "it's[[!x]"])
+def test_the_query_reads_a_folder_of_any_name_however_many_nights_found_nothing_new(tmp_path, name):
+    output = tmp_path / name
+    # DuckDB looks at the first 32 manifests by name for what is in them.
+    for night in range(33):
+        commit(Run(str(output), f"0-{night}", "2026-01-01", at(1).isoformat()), 1, [], CommitOptions(), skipped=1)
+    add(output, "night-1", 1, ["/a", "/b"])
+    add(output, "night-2", 2, ["/b"])
+    rows = duckdb.sql(f"select image_uri, run_id from ({latest_sql(str(output))})").fetchall()
+    assert sorted(rows) == [("/a", "night-1"), ("/b", "night-2")]
 
 
 def write_windows(output, windows, rng):
@@ -116,12 +131,21 @@ def test_of_two_rows_of_one_moment_the_first_runs_counts(tmp_path, monkeypatch):
         assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["x", "x"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("damage", ["missing", "damaged", "damaged within"])
 def test_a_data_file_that_cannot_be_read_is_named(output, damage):
     path = next(output.glob("scan_date=*/night-2-*.parquet"))
-    path.write_bytes(b"x") if damage == "damaged" else path.unlink()
-    with pytest.raises(OSError, match=path.name):
-        list(latest_rows(str(output)))
+    if damage == "missing":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(b"x")
+    else:
+        content = bytearray(path.read_bytes())
+        start = pq.read_metadata(path).row_group(0).column(SCHEMA.get_field_index("image_uri")).data_page_offset
+        content[start : start + 8] = b"\xff" * 8
+        path.write_bytes(content)
+    for read in (lambda: list(latest_rows(str(output))), lambda: list(read_seen(str(path)))):
+        with pytest.raises(OSError, match=path.name):
+            read()
 
 
 @pytest.mark.parametrize("older", ["night-1", "night-2"])
@@ -258,11 +282,34 @@ def test_every_file_under_a_prefix_is_listed(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"format": 99, "files": []}', '{"format": 1, "files": [{"path": "../../etc/passwd"}]}'],
+    ["", "{", "[]", '{"format": 99, "files": []}', '{"format": 1, "files": []}', '{"format": 1, "files": 7}'],
 )
 def test_a_manifest_that_is_none_is_named(output, content):
     (output / "_runs" / "odd.json").write_text(content)
     with pytest.raises(ManifestError, match=r"odd\.json"):
+        read_manifests(str(output))
+
+
+@pytest.mark.parametrize("key", ["run_id", "scan_date", "started_at", "finished_at", "inputs", "counts", "files"])
+@pytest.mark.parametrize("value", [None, [7], ...])
+def test_a_manifest_that_lacks_what_is_read_of_one_is_named_and_the_key_is(output, capsys, key, value):
+    path = output / "_runs" / "night-2.json"
+    manifest = json.loads(path.read_text()) | {key: value}
+    path.write_text(json.dumps({key: value for key, value in manifest.items() if value is not ...}))
+    assert cli.main(["runs", "list", str(output)]) == cli.EXIT_USAGE
+    [line] = capsys.readouterr().err.splitlines()
+    assert key in line.partition(f"{path}: not a manifest: ")[2]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"path": "../../etc/passwd"}, {"path": 7}, {"rows": "1"}, {"bytes": None}, {"sha256": None}]
+)
+def test_a_manifest_that_lists_what_is_no_data_file_is_named(output, changed):
+    path = output / "_runs" / "night-2.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0] |= changed
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ManifestError, match=rf"night-2\.json: .*{next(iter(changed))}|is no name of a data file"):
         read_manifests(str(output))
 
 

@@ -9,15 +9,14 @@ import zlib
 
 import pytest
 from conftest import encode, photo
-from declared import GENERATED, after_pixels, chunk, exif, picture, png_with_text, with_segments, xmp
+from declared import C2PA_UUID, GENERATED, after_pixels, box, chunk, exif, picture, png_with_text, with_segments, xmp
 from PIL import Image
 
-from mdmf_ops.provenance import blocks
+from mdmf_ops.provenance import blocks, read_declaration
 from mdmf_ops.provenance import xmp as packets
 from mdmf_ops.provenance.blocks import find_blocks
 from mdmf_ops.provenance.xmp import read_xmp
 
-C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 
@@ -32,17 +31,20 @@ class Counted(bytes):
         return found
 
 
-def box(kind, *payloads):
-    payload = b"".join(payloads)
-    return struct.pack(">I4s", 8 + len(payload), kind) + payload
-
-
 @pytest.fixture
 def unpacked(monkeypatch):
-    """Grows with every chunk that is unpacked."""
-    calls, real = [], zlib.decompressobj
-    monkeypatch.setattr(blocks.zlib, "decompressobj", lambda: calls.append(1) or real())
-    return calls
+    """How many bytes each chunk was unpacked to."""
+    sizes, real = [], zlib.decompressobj
+
+    class Unpacker:
+        def decompress(self, *arguments):
+            sizes.append(0)
+            found = real().decompress(*arguments)
+            sizes[-1] = len(found)
+            return found
+
+    monkeypatch.setattr(blocks.zlib, "decompressobj", Unpacker)
+    return sizes
 
 
 def test_many_boxes_of_an_avif_do_not_copy_the_file_each():
@@ -86,6 +88,21 @@ def test_texts_are_kept_to_a_bound():
     finally:
         tracemalloc.stop()
     assert len(texts) == 64 and peak_bytes < 50 << 20
+
+
+@pytest.mark.parametrize(("international", "packed"), [(False, True), (True, True), (True, False)])
+def test_of_text_no_more_is_unpacked_than_is_kept(international, packed, unpacked):
+    kept = ("\U0001f4f7" if international else "é") * (64 << 10)
+    content = png_with_text(packed=packed, international=international, Comment=kept + "a" * (600 << 10))
+    assert find_blocks(content).text == {"Comment": kept}
+    assert unpacked == [4 * len(kept)] * packed
+
+
+def test_packed_xmp_is_unpacked_to_its_own_bound(unpacked):
+    packet = xmp(form="element").replace(b"<rdf:Description", b" " * (600 << 10) + b"<rdf:Description")
+    content = png_with_text(packed=True, international=True, **{XMP_KEYWORD.decode(): packet.decode()})
+    assert read_declaration(content).source == GENERATED
+    assert unpacked == [len(packet)]
 
 
 @pytest.mark.parametrize("place", ["element", "attribute"])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT, encode, photo
-from declared import GENERATED, IPTC, MIME_TYPES, NO_GENERATORS, chunk, picture, sign, signed, with_segments
+from declared import GENERATED, IPTC, MIME_TYPES, NO_GENERATORS, box, chunk, picture, sign, signed, with_segments
 
 from mdmf_ops.provenance import Signature, blocks, declaration, jumbf, read_declaration, signature
 from mdmf_ops.provenance.blocks import find_blocks
@@ -81,6 +81,21 @@ def test_an_edit_by_a_generator_is_no_generated_image(either_reader):
     assert said.source is None
 
 
+@pytest.mark.parametrize("agent", ["Leica M11-P", {"name": "Leica M11-P"}, None])
+@pytest.mark.parametrize("edits", [1, 2])
+def test_an_edit_by_a_generator_makes_no_other_action_its_own(agent, edits, either_reader):
+    created = {"action": "c2pa.created"} | ({"softwareAgent": agent} if agent else {})
+    edited = {"action": "c2pa.edited", "softwareAgent": "Adobe Firefly"}
+    for actions in ([created] + [edited] * edits, [edited] * edits + [created]):
+        assert read_declaration(sign("JPEG", "Editor", *actions, version=1)).source is None
+
+
+def test_a_generator_that_created_is_found_among_other_actions(either_reader):
+    cut = {"action": "c2pa.cropped", "softwareAgent": "Editor"}
+    created = {"action": "c2pa.created", "when": "2026-01-01T00:00:00Z", "softwareAgent": {"name": "Adobe Firefly"}}
+    assert read_declaration(sign("JPEG", "Editor", cut, created, cut, version=1)).source == GENERATED
+
+
 def test_a_source_type_counts_before_a_name(either_reader):
     action = {"action": "c2pa.created", "digitalSourceType": IPTC + "digitalCapture", "softwareAgent": "Adobe Firefly"}
     assert read_declaration(sign("PNG", "ChatGPT", action)).source == "digitalCapture"
@@ -122,10 +137,21 @@ def test_what_is_a_mere_part_or_far_back_is_not_what_the_image_is(either_reader)
     assert read_declaration(edit(signed("PNG"), times=MAX_PARENTS + 1)).source is None
 
 
-def test_the_nearest_parent_that_says_something_counts(either_reader):
-    action = OPENED | {"digitalSourceType": IPTC + "digitalCapture"}
-    between = sign("PNG", "Camera", action, ingredient=signed("PNG"))
-    assert read_declaration(edit(between)).source is None
+@pytest.mark.parametrize(
+    "source",
+    ["minorHumanEdits", "humanEdits", "algorithmicallyEnhanced", "composite", "screenCapture", "digitalCapture"],
+)
+def test_an_edit_that_says_what_it_is_hides_no_generated_parent(source, either_reader):
+    edited = {"action": "c2pa.edited", "digitalSourceType": IPTC + source}
+    content = sign("PNG", "Editor", OPENED, edited, ingredient=signed("PNG"))
+    for further in (0, 1):
+        assert read_declaration(edit(content, further)).source == GENERATED
+
+
+def test_an_edit_that_says_what_it_is_keeps_that_of_a_photograph(either_reader):
+    edited = {"action": "c2pa.edited", "digitalSourceType": IPTC + "minorHumanEdits"}
+    content = sign("PNG", "Editor", OPENED, edited, ingredient=signed("PNG", "digitalCapture"))
+    assert read_declaration(content).source == "minorHumanEdits"
 
 
 def test_a_changed_parent_breaks_the_signature():
@@ -135,10 +161,6 @@ def test_a_changed_parent_breaks_the_signature():
     changed = content.replace(chunk(b"caBX", store), chunk(b"caBX", store.replace(b"Some Camera", b"DALL-E 3   ")))
     assert read_declaration(content).c2pa_signature is Signature.VALID
     assert read_declaration(changed).c2pa_signature is Signature.INVALID
-
-
-def box(kind, payload):
-    return struct.pack(">I4s", 8 + len(payload), kind) + payload
 
 
 def superbox(label, *inside):
@@ -180,8 +202,9 @@ def test_manifests_that_name_each_other_are_read_once_and_to_a_bound(manifests, 
 
 
 def test_software_agents_without_number_are_looked_at_to_a_bound():
-    agents = cbor("c2pa.created") + (cbor("softwareAgent") + cbor("Editor")) * 100_000
-    actions = superbox("c2pa.actions.v2", box(b"cbor", agents + cbor("softwareAgent") + cbor("ChatGPT")))
+    created = cbor("action") + cbor("c2pa.created") + cbor("softwareAgent")
+    agents = (created + cbor("Editor")) * 100_000 + created + cbor("ChatGPT")
+    actions = superbox("c2pa.actions.v2", box(b"cbor", agents))
     store = superbox("c2pa", superbox("a", superbox("c2pa.assertions", actions)))
     assert read_claim(store) == ([], None)
 

@@ -29,7 +29,10 @@ from declared import (
 from mdmf_ops.provenance import read_declaration
 from mdmf_ops.provenance.generators import WEB_UI
 
-SOFTWARE, MAKE, MODEL, DESCRIPTION = 0x0131, 0x010F, 0x0110, 0x010E
+SOFTWARE, MAKE, MODEL, DESCRIPTION, ARTIST = 0x0131, 0x010F, 0x0110, 0x010E, 0x013B
+
+
+JOB = "Job ID: 01234567-89ab-cdef-0123-456789abcdef"
 
 
 def said(content):
@@ -184,7 +187,9 @@ def test_chinas_label_counts_where_it_belongs_and_as_what_says_most():
         ({"sd-metadata": "{}"}, "InvokeAI"),
         ({"Dream": '"a cat" -s 50'}, "InvokeAI"),
         ({"fooocus_scheme": "fooocus"}, "Fooocus"),
-        ({"Description": "a cat --v 6.1 Job ID: 01234567-89ab-cdef-0123-456789abcdef"}, "Midjourney"),
+        ({"Description": f"a cat --v 6.1 {JOB}"}, "Midjourney"),
+        ({"Description": f"a cat --niji 6 {JOB}"}, "Midjourney"),
+        ({"Description": f"a cat {JOB}", "Author": "somebody"}, "Midjourney"),
         ({"Software": "Adobe Firefly 3"}, "Adobe Firefly 3"),
     ],
 )
@@ -200,7 +205,11 @@ def test_the_text_chunks_of_generators_are_known(text, generator, packed):
         {"parameters": "exposure 1/60"},
         {"prompt": "press any key"},
         {"workflow": "retouched, then approved"},
+        {"prompt": '{"detections": [{"class_type": "vehicle"}]}'},
         {"Description": "Job ID: 7"},
+        {"Description": f"Roof inspection, {JOB}"},
+        {"Description": f"photo--v 2, {JOB}"},
+        {"Description": "a cat --v 6.1", "Author": "somebody"},
         {"Comment": WEB_UI_TEXT},
         {"Author": "Dream"},
     ],
@@ -210,7 +219,11 @@ def test_other_text_is_no_mark_of_a_generator(text):
 
 
 @pytest.mark.parametrize(
-    "software", ["Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "darktable", *NO_GENERATORS]
+    "software",
+    [
+        *("Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "Dalle Foto 2", "darktable"),
+        *NO_GENERATORS,
+    ],
 )
 def test_an_editor_is_software_and_no_generator(software):
     assert said(png_with_text(Software=software)) == (None, None, software)
@@ -221,7 +234,17 @@ def test_an_editor_is_software_and_no_generator(software):
 @pytest.mark.parametrize(
     "software",
     [
-        *("NovelAI", "Midjourney v7", "DALL-E 3", "stable diffusion", "Draw Things", "Adobe_Firefly", "OpenAI-API"),
+        *(
+            "NovelAI",
+            "Midjourney v7",
+            "DALL-E 3",
+            "dall e",
+            "DALLE",
+            "stable diffusion",
+            "Draw Things",
+            "Adobe_Firefly",
+            "OpenAI-API",
+        ),
         *("Adobe_Firefly/1.0", "OpenAI-API c2pa-rs/0.28.4", "Image Creator from Designer", "Bing Image Creator"),
     ],
 )
@@ -233,6 +256,30 @@ def test_a_generator_that_signs_as_software_is_one(software):
 def test_comfy_writes_into_make_and_model_of_a_webp():
     content = picture("WEBP", exif=exif({MODEL: f"prompt:{COMFY_PROMPT}", MAKE: f"workflow:{COMFY_WORKFLOW}"}))
     assert said(content) == (GENERATED, "exif", "ComfyUI")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Luca Dalle Vedove", "Marie Dalle", "Estudio Imagen 3", "Imagen 7 Fotografia", "Ideogram Studio", "Midjourney"],
+)
+def test_a_makers_or_an_artists_name_is_no_program(name):
+    content = picture("JPEG", exif=exif({MAKE: name, MODEL: name, ARTIST: name, SOFTWARE: "Editor"}))
+    assert said(content) == (None, None, "Editor")
+
+
+@pytest.mark.parametrize(
+    ("tags", "comment", "generator"),
+    [
+        ({DESCRIPTION: f"Roof inspection, {JOB}", ARTIST: "somebody"}, None, None),
+        ({DESCRIPTION: f"a cat --v 6.1 {JOB}"}, None, "Midjourney"),
+        ({}, '{"detections":[{"class_type":"vehicle"}]}', None),
+        ({}, COMFY_PROMPT, "ComfyUI"),
+        ({}, COMFY_WORKFLOW, "ComfyUI"),
+    ],
+)
+def test_half_a_mark_in_exif_is_none(tags, comment, generator):
+    content = picture("JPEG", exif=exif(tags, comment and b"ASCII\0\0\0" + comment.encode()))
+    assert said(content) == ((GENERATED, "exif", generator) if generator else NOTHING)
 
 
 @pytest.mark.parametrize("form", ["attribute", "element", "reference", "alternatives"])
@@ -280,6 +327,12 @@ def test_a_broken_packet_says_what_stood_before_the_break():
     assert said(picture("JPEG", xmp=cut))[:2] == (GENERATED, "xmp")
     assert said(picture("JPEG", xmp=packet + b"\0" * 50))[:2] == (GENERATED, "xmp")
     assert said(picture("JPEG", xmp=xmp().decode().encode("utf-16")))[:2] == (GENERATED, "xmp")
+
+
+def test_the_time_that_a_row_says_fits_its_column(monkeypatch):
+    clock = iter((0, 10**16))
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(clock))
+    assert read_declaration(b"").read_us == (1 << 31) - 1
 
 
 def test_software_is_one_short_line():
