@@ -56,6 +56,7 @@ setup(
     packages=find_packages(include=["mdmf_ops*", "pipelines*", "model_assets*"]),
     package_data={
         "model_assets": ["*/*.json", "*/*.safetensors", "*/*.md"],
+        "mdmf_ops": ["py.typed"],
         "mdmf_ops.detector": ["*.onnx"],
         "mdmf_ops.report": ["*.html", "*.css", "*.js"],
     },

@@ -18,8 +18,8 @@ OUTPUT = "gs://{{ var.value.mdmf_bucket }}/scores"
 PIPELINE_OPTIONS = {
     "input": ["gs://{{ var.value.mdmf_photos }}"],
     "output": OUTPUT,
-    # A night that is tried again replaces what its first try left.
-    "run_id": "nightly-{{ ds_nodash }}",
+    # A try replaces what the one before it left; to start the DAG by hand on the same day is another run.
+    "run_id": "nightly-{{ ts_nodash }}",
     "skip_unchanged": OUTPUT,
     "max_failed_fraction": 0.05,
     "sdk_container_image": "{{ var.value.mdmf_image }}",

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -71,14 +72,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class MissingExtraError(Exception):
-    """A verb whose packages are not installed; the message says how to get them."""
+    """A verb that lacks a module, of an extra mostly; the message says how to get it."""
 
 
 def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """The parser of the command, and the modules of the verbs asked for; only their arguments are known to it.
 
     Raises:
-        MissingExtraError: a verb that is asked for needs packages that are not here.
+        MissingExtraError: a verb that is asked for needs a module that is not here.
     """
     wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=18, width=100)
     parser = _Parser(prog="mdmf", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide)
@@ -91,13 +92,21 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
             try:
                 modules[verb] = module = importlib.import_module(f"mdmf_ops.commands.{verb}")
             except ModuleNotFoundError as error:
-                extra = EXTRAS.get(verb, "beam")
-                raise MissingExtraError(f"mdmf {verb} needs {error.name}: pip install 'mdmf-ops[{extra}]'") from error
+                raise MissingExtraError(_missing(verb, error.name or "")) from error
             verb_parser.description = module.__doc__
             verb_parser.epilog = EPILOG
             verb_parser.formatter_class = argparse.RawDescriptionHelpFormatter
             module.add_arguments(verb_parser)
     return parser, modules
+
+
+def _missing(verb: str, module: str) -> str:
+    """What a verb lacks, and what to do: others have a package `pipelines` too, and Python takes the first one."""
+    spec = importlib.util.find_spec("pipelines") if module.startswith("pipelines") else None
+    if spec is None:
+        return f"mdmf {verb} needs {module}: pip install 'mdmf-ops[{EXTRAS.get(verb, 'beam')}]'"
+    places = ", ".join(spec.submodule_search_locations or [str(spec.origin)])
+    return f"mdmf {verb} needs {module} of mdmf-ops, which {places} hides: keep that off PYTHONPATH, or start elsewhere"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +131,7 @@ def _run(argv: list[str]) -> int:
     module = modules[asked]
     if asked == "scan" and _is_among("--input", rest):
         parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
-    unknown = _unknown_to_beam(rest) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest
+    unknown = _unknown_to_beam(rest, vars(arguments)) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest
     if unknown:
         parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
     try:
@@ -153,19 +162,17 @@ def _is_outside(error: Exception) -> bool:
     return isinstance(error, (OSError, *(gcs.ERRORS if gcs else ())))
 
 
-def _unknown_to_beam(flags: list[str]) -> list[str]:
+def _unknown_to_beam(flags: list[str], ours: Collection[str]) -> list[str]:
     """Of flags that go to Beam, those that it would drop without a word.
 
-    Another runner than that of this machine may know more of them than Beam does itself.
+    Another runner than that of this machine may know more of them than Beam does itself, but none that is nearly ours.
     """
-    from apache_beam.options.pipeline_options import PipelineOptions  # verbs that only read start without it
+    from pipelines.options import misspelt, unknown_to_beam  # verbs that only read start without Beam
 
-    unknown: list[str] = []
-    # Beam hands out its parser, and not what that does not know.
-    with_beams = {"add_extra_args_fn": lambda parser: unknown.extend(parser.parse_known_args(flags)[1])}
-    PipelineOptions([]).get_all_options(**with_beams)
-    names_a_runner = _is_among("--runner", flags)
-    return [flag for flag in unknown if not (names_a_runner and flag.startswith("--"))]
+    unknown = unknown_to_beam(flags)
+    if not _is_among("--runner", flags):
+        return unknown
+    return [flag for flag in unknown if not flag.startswith("--") or misspelt(flag, ours)]
 
 
 def _is_among(option: str, flags: list[str]) -> bool:

@@ -1,8 +1,13 @@
 """The options that pipelines share, and what follows from them."""
 
 import argparse
+import difflib
 import logging
 import re
+from collections.abc import Collection, Sequence
+from typing import TypeVar
+
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.detector.precision import PRECISIONS
@@ -12,6 +17,11 @@ STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"
 
 _ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
 _RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
+
+_NEARLY = 0.8
+"""How alike two names are of which one is the other misspelt: `sufix` and `suffix` are .91."""
+
+_Options = TypeVar("_Options", bound=PipelineOptions)
 
 
 def allow_shared_flags(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +104,34 @@ def scoring_device(options: argparse.Namespace) -> str:
         raise ValueError("--accelerator asks for a GPU, --device cpu for none: leave one of them out")
     # A GPU asked for must be used: were `auto` to fall back, a whole fleet of them would idle.
     return "cuda" if options.accelerator else options.device
+
+
+def unknown_to_beam(flags: Sequence[str]) -> list[str]:
+    """Of the words of a command line, those that neither Beam nor a pipeline that is imported knows."""
+    unknown: list[str] = []
+    # Beam hands out its parser, and not what that does not know.
+    with_beams = {"add_extra_args_fn": lambda parser: unknown.extend(parser.parse_known_args(flags)[1])}
+    PipelineOptions([]).get_all_options(**with_beams)
+    return unknown
+
+
+def misspelt(flag: str, ours: Collection[str]) -> str | None:
+    """The one of our options that an unknown flag nearly names; None where it names none."""
+    name = flag.partition("=")[0].removeprefix("--")
+    return next(iter(difflib.get_close_matches(name, ours, 1, _NEARLY)), None) if flag.startswith("--") else None
+
+
+def read_options(kind: type[_Options], argv: Sequence[str]) -> _Options:
+    """The options of a command line.
+
+    Ends the process, as argparse does, for a flag that is nearly one of ours: Beam would drop it and run all the same.
+    """
+    options = kind(argv)
+    ours = options.get_all_options(current_only=True)
+    for flag in unknown_to_beam(argv):
+        if name := misspelt(flag, ours):
+            argparse.ArgumentParser(usage=argparse.SUPPRESS).error(f"{flag}: --{name} is meant?")
+    return options
 
 
 def show_beams_log() -> None:

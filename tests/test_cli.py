@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import tiny, write_images
+from conftest import ROOT, tiny, write_images
 
 from mdmf_ops import cli
 
@@ -234,6 +234,10 @@ def test_help_teaches(verb):
             ["a.jpg", "--output", "out", "--runner=FlinkRunner", "--of_its_job_server=1", "b.jpg"],
             "out of place: b.jpg;",
         ),
+        (
+            ["a.jpg", "--output", "out", "--runner=FnApiRunner", "--of_its_own=1", "--max_failed_fration=0.0"],
+            "out of place: --max_failed_fration=0.0;",
+        ),
     ],
 )
 def test_what_neither_scan_nor_beam_knows_is_refused_and_no_source_is_lost(
@@ -312,6 +316,26 @@ def test_a_verb_whose_extra_is_not_installed_says_which(verb, missing, extra):
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(f"mdmf {verb} needs {missing}") and f"pip install 'mdmf-ops[{extra}]'" in line
+
+
+@pytest.mark.parametrize(("verb", "file"), [("scan", "pipelines/__init__.py"), ("stream", "pipelines.py")])
+def test_what_hides_our_pipelines_is_named_and_no_extra_is_offered(tmp_path, verb, file):
+    hiding = tmp_path / file
+    hiding.parent.mkdir(exist_ok=True)
+    hiding.touch()
+    # As installed, not as an editable install finds it.
+    script = f"""
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.path[:] = [{str(tmp_path)!r}, *(path for path in sys.path if path), {str(ROOT)!r}]
+from mdmf_ops.cli import main
+sys.exit(main([{verb!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"mdmf {verb} needs pipelines.") and "pip install" not in line
+    assert f"{tmp_path}/pipelines" in line
 
 
 def test_a_bucket_without_googles_client_says_what_to_install():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import runpy
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import setuptools
 from apache_beam.transforms.display import DisplayData
 from conftest import ROOT
+from pages import blocks, sections
 
 from pipelines.rescan import RescanOptions
 from pipelines.stream import StreamOptions
@@ -116,6 +118,61 @@ def test_an_image_stands_on_pinned_bases_of_this_beam_and_python(name):
     for installed in re.findall(r"pip install (.*?)(?: \\\n &&|$)", text, re.DOTALL):
         from_sdist = "--no-build-isolation /tmp/mdmf/*.tar.gz" in installed
         assert "--no-deps" in installed and ("--require-hashes" in installed) != from_sdist, installed
+
+
+def test_the_page_makes_and_shows_templates_of_the_images_that_it_pushes(tmp_path):
+    """Its commands as typed, with the programs of others written down instead of run."""
+    page = (ROOT / "docs/dataflow.md").read_text()
+    exported, made = (
+        page[page.index("export PROJECT") :].split("```")[0],
+        sections(ROOT / "docs/dataflow.md")["3. Images and templates"],
+    )
+    [block] = blocks(made, "")
+    for name in ("Makefile", "setup.py", "templates", "mdmf_ops/__init__.py"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, tmp_path / "here" / name)
+    (tmp_path / "here/dist").mkdir()
+    (tmp_path / "here/dist/mdmf_ops-0.0.9.tar.gz").touch()
+    (tmp_path / "bin").mkdir()
+    for name in ("gcloud", "docker", "python"):
+        makes = "mkdir -p dist; touch dist/mdmf_ops-$VERSION.tar.gz" if name == "python" else ""
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/log\n{makes}\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", "-euc", exported + block]
+    done = subprocess.run(command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "log").read_text()
+    pushed = set(re.findall(r"^docker push (\S+)$", log, re.MULTILINE))
+    built = re.findall(
+        r"^gcloud dataflow flex-template build (\S+) --image (\S+) .*?(--print-only)?$", log, re.MULTILINE
+    )
+    assert {place for place, _image, _shown in built} == {
+        f"gs://my-project-mdmf/templates/{pipeline}-{device}.json"
+        for pipeline in TEMPLATES
+        for device in ("cpu", "gpu")
+    }
+    assert {image for _place, image, _shown in built if "-cpu:" in image} == pushed
+    assert [bool(shown) for _place, _image, shown in built] == [True] * 4 + [False] * 4
+    assert len(list((tmp_path / "here/dist").iterdir())) == 1  # the Dockerfiles take all that are there
+
+
+def test_what_is_no_module_is_part_of_the_package_too(monkeypatch):
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: found.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    rooms = [ROOT / package for package in ("mdmf_ops", "pipelines", "model_assets")]
+    beside = {
+        file for room in rooms for file in room.rglob("*.*") if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    packed = {
+        file
+        for package, patterns in found["package_data"].items()
+        for pattern in patterns
+        for file in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert beside == packed and ROOT / "mdmf_ops/py.typed" in packed
 
 
 def pins(name):

@@ -21,8 +21,8 @@ ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""
 
 QUANTILES = 1000
-"""Finest cut of the URIs, and so the most files of a run whose number is not given: 100 million rows in the usual
-size, and larger files beyond."""
+"""Cut of the URIs, and so the most files, of a run whose number is not given: 100 million rows in the usual size, and
+larger files beyond."""
 
 _MOST_WAITING = 250
 """Rows that a worker holds until they are packed: 2.5 MB."""
@@ -70,7 +70,7 @@ class WriteScores(beam.PTransform):
         quantiles = (
             self._refs
             | "Uris" >> beam.Map(lambda ref: ref.uri)
-            | "Quantiles" >> ApproximateQuantiles.Globally(QUANTILES + 1)
+            | "Quantiles" >> ApproximateQuantiles.Globally(max(QUANTILES, self._num_shards or 0) + 1)
         )
         bounds = expected | "Bounds" >> beam.Map(cut_uris, AsSingleton(quantiles), self._num_shards)
         # Nothing is replaced before the manifest that names it is gone: a side input is waited for.

@@ -57,7 +57,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print(json.dumps({"detectors": [detector], "extractors": HUB_IDS}, indent=2))
         return EXIT_OK
     print("detectors of this package:")
-    print(f"  {assets.manifest['name']:14}{assets.detector_id}, {_megabytes(assets)} MB")
+    print(f"  {assets.manifest['name']:14}{assets.detector_id}, {_megabytes(assets)} MB, {assets.folder}")
     print("extractors for mdmf assets fetch NAME --revision COMMIT --output DIR:")
     for name, hub_id in HUB_IDS.items():
         print(f"  {name:14}{hub_id}")

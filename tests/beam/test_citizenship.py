@@ -72,6 +72,7 @@ def test_the_walk_finds_what_there_is():
     assert len(DOFNS) >= 7
     public = [getattr(mdmf_ops.beam, name) for name in mdmf_ops.beam.__all__]
     assert {c for c in public if inspect.isclass(c) and issubclass(c, beam.PTransform)} <= set(TRANSFORMS)
+    assert set(mdmf_ops.beam.__all__) <= set(dir(mdmf_ops.beam))
 
 
 @every_transform

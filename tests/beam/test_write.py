@@ -10,9 +10,16 @@ from mdmf_ops.beam import Run, WriteScores
 from mdmf_ops.beam.image import ImageRef
 
 
-@pytest.mark.parametrize(("images", "most_waiting", "num_shards"), [(100, 7, 3), (100, 100, 1), (3, 7, 1), (0, 7, 1)])
-def test_every_row_is_written_once_in_the_file_of_its_stretch(tmp_path, monkeypatch, images, most_waiting, num_shards):
+@pytest.mark.parametrize(
+    ("images", "most_waiting", "num_shards", "quantiles"),
+    # The last asks for more files than there are when nobody asks.
+    [(100, 7, 3, 1000), (100, 100, 1, 1000), (3, 7, 1, 1000), (0, 7, 1, 1000), (100, 7, 10, 5)],
+)
+def test_every_row_is_written_once_in_the_file_of_its_stretch(
+    tmp_path, monkeypatch, images, most_waiting, num_shards, quantiles
+):
     monkeypatch.setattr(mdmf_ops.beam.write, "_MOST_WAITING", most_waiting)
+    monkeypatch.setattr(mdmf_ops.beam.write, "QUANTILES", quantiles)
     uris = [f"/{number * 61 % 101:03}" for number in range(images)]
     with beam.Pipeline("DirectRunner") as pipeline:
         refs = pipeline | beam.Create([ImageRef(uri) for uri in uris])

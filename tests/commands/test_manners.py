@@ -121,6 +121,11 @@ def test_the_statuses_are_told_by_help_and_by_the_page_for_operators():
         assert f"{status} " in cli.EPILOG
 
 
+def test_the_folder_of_the_embedded_detector_is_told_since_verbs_ask_for_it(capsys):
+    assert status_of("assets", "list") == 0
+    assert f" {model_assets.embedded()}\n" in capsys.readouterr().out
+
+
 def json_of(capsys, *arguments):
     status = status_of(*arguments, "--json")
     told = capsys.readouterr()
