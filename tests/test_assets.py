@@ -176,6 +176,13 @@ def test_a_dropout_that_is_no_share_is_refused(folder, dropout):
         Detector.load(folder)
 
 
+def test_a_signature_of_more_views_than_any_extractor_has_takes_no_time(folder):
+    signature = json.loads((folder / "manifest.json").read_text())["signature"]
+    resign(folder, signature=signature | {"views": [[0, 1]] * 20_000})
+    with pytest.raises(AssetError, match=r"manifest\.json: signature: .*20000 views, expected at most 64"):
+        Detector.load(folder)
+
+
 OTHER_BANKS = {
     "one view less": lambda views, size, dim: (views - 1, size, dim),
     "one view more": lambda views, size, dim: (views + 1, size, dim),

@@ -18,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector import Detector
 from mdmf_ops.training.bench import Bench
@@ -42,19 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--curves",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="also treat N images a source once more: JPEG, blur, noise, resizing (default: %(default)s)",
     )
     parser.add_argument(
         "--splices",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="also paste N images a generator into real ones, and see where the evidence lies (default: %(default)s)",
     )
     parser.add_argument("--card", action="store_true", help="write MODEL_CARD.md (only with --leave_one_out)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of images")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
@@ -66,18 +71,18 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if arguments.leave_one_out and len(generators) == 1:
         raise UsageError(f"--leave_one_out: {generators[0]} is the only generator: none is left to train on without it")
     torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
-    try:
+    with told_in_a_line():
         arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured in vain
         detector = Detector.load(arguments.assets, device="cpu")
         bench = Bench(detector, images, arguments.work, arguments.leave_one_out, progress_bar)
+        if arguments.splices:
+            bench.donors()  # where there are too few it says so
         results = dataclasses.replace(
             bench.results(),
             both_out=bench.both_out() if arguments.both_out else {},
             curves=bench.curves(arguments.curves) if arguments.curves else (),
             splices=bench.splices(arguments.splices) if arguments.splices else (),
         )
-    except (OSError, ValueError, model_assets.AssetError) as error:
-        raise UsageError(str(error)) from error
     print(write_report(arguments.output, detector.assets, results, arguments.leave_one_out))
     if arguments.card:
         write_model_card(detector.assets, results)

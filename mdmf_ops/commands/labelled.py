@@ -1,13 +1,20 @@
 """What the training verbs share: where the labelled images are, and where work is kept."""
 
 import argparse
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import model_assets
 from mdmf_ops.cli import UsageError
 from mdmf_ops.training.data import LabelledImage, read_folders, read_index, read_pairs, sources
 
 DEFAULT_WORK = Path("work")
+
+_ROWS = {"all", "mean"}
+"""Of tables of an evaluation, beside those of the sources."""
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +36,8 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=DEFAULT_WORK,
         metavar="DIR",
-        help="computed features and checkpoints; an interrupted command goes on from them (default: %(default)s)",
+        help="computed features and checkpoints; an interrupted command goes on from the last that is finished"
+        " (default: %(default)s)",
     )
 
 
@@ -52,4 +60,17 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
         raise UsageError(f"{twice}: given more than once; an image counts once, under one label and source")
     if both := sorted(set(sources(images, generated=False)) & set(sources(images, generated=True))):
         raise UsageError(f"{', '.join(both)}: real and generated images under one source name; rename one")
+    if taken := sorted(_ROWS & {image.source for image in images}):
+        raise UsageError(f"{', '.join(taken)}: no name of a source, but of a row of an evaluation; rename it")
     return images
+
+
+@contextlib.contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Makes a `UsageError` of what training, calibration and evaluation raise for what they were given."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UsageError("a worker process was killed: was there memory enough? the same command goes on") from error
+    except (OSError, ValueError, model_assets.AssetError) as error:
+        raise UsageError(str(error)) from error

@@ -6,8 +6,9 @@
 
 Every image, real or generated, goes through the same random chain of crop, resize and re-encode. 40 % of all images,
 real and generated, are held out for calibration and evaluation, by their content; a generated twin goes with its
-original. The patch extractor is taken, frozen, from another detector. An interrupted training goes on where it was when
-the same command is given again.
+original. The patch extractor is taken, frozen, from another detector. An interrupted training goes on when the same
+command is given again: from the last finished copy of all images (`copies` of --config), and of the method `mmd` from
+the last full hundred of its steps.
 """
 
 import argparse
@@ -20,9 +21,9 @@ import torch
 
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
 from mdmf_ops.commands.terminal import progress_bar
-from mdmf_ops.detector.detector import load_backbone
+from mdmf_ops.detector.detector import CALIBRATION_FILE, load_backbone
 from mdmf_ops.training.features import extract
 from mdmf_ops.training.fit import TrainingConfig, fit
 from mdmf_ops.training.train import describe_training, save_detector, training_images
@@ -50,6 +51,16 @@ def read_config(path: Path | None) -> TrainingConfig:
         raise UsageError(f"{path}: {error}") from error
 
 
+def _require_no_calibration(folder: Path) -> None:
+    """Refuses a folder with a detector that is done: one that is not yet calibrated may be trained anew."""
+    try:
+        files = model_assets.listed_files(folder)
+    except model_assets.AssetError:
+        return
+    if CALIBRATION_FILE in files:
+        raise UsageError(f"{folder}: a calibrated detector lies there already; name another folder")
+
+
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
     torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
@@ -58,7 +69,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if unknown := sorted(set(arguments.leave_out) - names):
         raise UsageError(f"--leave_out: no image is of {', '.join(unknown)}; sources are {', '.join(sorted(names))}")
     chosen = training_images(images, arguments.leave_out)
-    try:
+    with told_in_a_line():
+        _require_no_calibration(arguments.output)
         arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is computed in vain
         assets = model_assets.read_assets(arguments.backbone_from or model_assets.embedded())
         backbone = load_backbone(assets)
@@ -74,8 +86,6 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
             signature, bank = fit(features, images, chosen, config, bar, checkpoint)
         training = describe_training(used, config)
         saved = save_detector(arguments.output, assets.manifest["backbone"], backbone, signature, bank, training)
-    except (OSError, ValueError, model_assets.AssetError) as error:
-        raise UsageError(str(error)) from error
     checkpoint.unlink(missing_ok=True)
     if arguments.json:
         print(json.dumps({"detector_id": saved.detector_id, "folder": str(arguments.output)}, indent=2))

@@ -5,8 +5,9 @@ Conformal (Vovk et al. 2005; Bates et al. 2023, arXiv 2104.08279): with n calibr
 calibration images, P(p <= alpha) <= alpha, whatever the detector. p is never 0.
 
 The scores that `mdmf calibrate` keeps are quantiles, at each height those of the real source that looks most generated
-there: for that one P(p <= alpha) is about alpha, as far as its images tell, and less for the others. A source of some
-fifty images says little of its highest hundredth; what sources got that were left out is in the model card.
+there: for that one P(p <= alpha) is about alpha, as far as its images tell, and less for the others. Sources of fewer
+than fifty images count as one together: a hard one among them has more than alpha. One of some fifty says little of its
+highest hundredth, for which a hundred are needed; what sources got that were left out is in the model card.
 
 A score of few patches varies more than one of many, so that an image is compared with real ones of its own size: with
 its stratum (Vovk 2012, "Mondrian" conformal prediction).

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_MOST_VIEWS = 64
+"""More than any extractor has; each costs a moment to make."""
+
 
 class Signature(nn.Module):
     """Maps patch embeddings to Patch Forensic Signatures, phi: d -> m, and holds the kernels' widths.
@@ -26,7 +29,8 @@ class Signature(nn.Module):
         log_width: (E,) log of the Gaussian kernels' widths, learned with phi.
 
     Raises:
-        ValueError: a view is empty or reaches beyond the embedding, or dropout is no share below 1.
+        ValueError: a view is empty or reaches beyond the embedding, there are more than 64 of them, or dropout is no
+            share below 1.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class Signature(nn.Module):
     ):
         super().__init__()
         self.views = [(start, stop) for start, stop in views or [(0, embedding_dim)]]
+        if len(self.views) > _MOST_VIEWS:
+            raise ValueError(f"{len(self.views)} views, expected at most {_MOST_VIEWS}")
         if not all(0 <= start < stop <= embedding_dim for start, stop in self.views):
             raise ValueError(f"views {self.views} of an embedding of {embedding_dim}")
         if not 0 <= dropout < 1:

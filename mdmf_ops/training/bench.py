@@ -14,8 +14,8 @@ from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.augment import Chain
 from mdmf_ops.training.calibrate import CALIBRATION_CHAIN, SEED
 from mdmf_ops.training.curves import CurvePoint, chains, curve_points, subset
-from mdmf_ops.training.data import LabelledImage, sources
-from mdmf_ops.training.evaluate import Results, evaluate_detector, leave_both_out, leave_one_out, unseen_real
+from mdmf_ops.training.data import LabelledImage, sources, unseen_real
+from mdmf_ops.training.evaluate import Results, evaluate_detector, leave_both_out, leave_one_out
 from mdmf_ops.training.features import Features, Progress, extract
 from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import countable, leave_out, without
@@ -75,19 +75,25 @@ class Bench:
         real = [i for i, image in enumerate(chosen) if not image.generated]
         return curve_points([(name, scores[:, real], scores[:, own]) for name, own in of.items()])
 
-    def splices(self, count: int) -> list[Localisation]:
-        """Localisation on `count` splices a generator, and on as many of real images in real ones."""
+    def donors(self) -> dict[str, list[LabelledImage]]:
+        """What is pasted in splices, by generator, and real images, which are pasted into as well, as `CONTROL`."""
         hosts = [image for image in self.images if not image.generated and self._is_test_image(image)]
         donors = {
             name: [image for image in self.images if image.source == name and self._is_test_image(image)]
             for name in sources(self.images, generated=True)
         }
-        if min(len(hosts), *map(len, donors.values())) < 2:
+        every = {**donors, CONTROL: hosts}
+        if min(map(len, every.values())) < 2:
             raise ValueError("splices need two real images that no training saw, and two of each generator")
+        return every
+
+    def splices(self, count: int) -> list[Localisation]:
+        """Localisation on `count` splices a generator, and on as many of real images in real ones."""
+        donors = self.donors()
         made = {}
-        for name, of in {**donors, CONTROL: hosts}.items():
+        for name, of in donors.items():
             with self.show(f"splices: {name}") as bar:
-                made[name] = make_splices(hosts, of, count, self.detector.backbone, SEED, bar)
+                made[name] = make_splices(donors[CONTROL], of, count, self.detector.backbone, SEED, bar)
         measure = partial(_localise, made, self.detector.backbone)
         if not self.left_out:
             return [measure([name], self.detector.signature, self.detector.bank) for name in made]

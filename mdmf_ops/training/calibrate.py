@@ -1,7 +1,7 @@
 """A trained detector and real images it has not seen, to a calibrated one."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,12 @@ import numpy as np
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Stratum
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_bank, load_model
-from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.data import LabelledImage, unseen_real
 from mdmf_ops.training.features import Progress, extract
 from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import leave_out
 from mdmf_ops.training.score import score_features
+from mdmf_ops.training.train import training_images
 
 SEED = 1_000_003
 """Of the chain that calibration and evaluation images go through; training uses others."""
@@ -28,12 +29,16 @@ STRATA_MIN_PATCHES = (0, 64, 256)
 MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
 
+SCORED_BY_ITSELF = "the detector, on images it was not trained on"
+SCORED_BY_OTHERS = "detectors that never saw the image's source"
+
 SOURCE_QUANTILES = (100, 1000)
 """Fewest and most of each source's scores in a stratum: they stand for the source, whether it has fifty images or
 thousands. In between there are as many as the largest source has images: no p-value is finer than these tell."""
 
 FEW_SCORES = 50
-"""Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles."""
+"""Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles. One that is harder
+than those it counts with is flagged more often than alpha says."""
 
 
 def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.ndarray) -> Calibration:
@@ -42,7 +47,7 @@ def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.nda
     A new image comes from a source as unlike the known ones as they are among themselves: what must be exchangeable
     are sources, not images (Dunn et al. 2022, arXiv 1809.07441). Were they averaged, a source of polished photographs
     would be flagged several times as often as alpha says, and pay for those that never are. The largest holds for
-    every known source at once, and for the most of new ones.
+    every known source of FEW_SCORES or more at once, and for the most of new ones.
 
     Args:
         name: what every stratum's id begins with; its least number of patches and of scored images follow.
@@ -85,6 +90,19 @@ def _of_the_hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return np.repeat(grid, as_high - np.append(as_high[1:], 0))
 
 
+def _check_same_training(trained: Mapping[str, Mapping[str, int]], images: Sequence[LabelledImage]) -> None:
+    """Raises ValueError where a training on these images would not see as many of each source as the detector's did."""
+    known = {**trained["real"], **trained["generated"]}
+    others = {image.source for image in images} - known.keys()
+    found = Counter(images[i].source for i in training_images(images, others))
+    for name, count in known.items():
+        if found[name] != count:
+            raise ValueError(
+                f"{name}: the detector was trained on {count} images of it, and would be on {found[name]} of those"
+                " given here; calibration needs the images of the training, and its --pairs where it had any"
+            )
+
+
 def calibrate(
     folder: Path, images: Sequence[LabelledImage], work: Path, progress: Progress, held_out: bool = False
 ) -> model_assets.Assets:
@@ -95,17 +113,19 @@ def calibrate(
         images: labelled, the ones it was trained on among them. Real sources that it was not trained on are scored by
             the detector itself.
         work: where computed features are kept.
-        held_out: instead, score by the detector itself the images that its training held out. It costs no further
-            training, and promises nothing for sources unlike those.
+        held_out: instead, score by the detector itself the images that it was not trained on: what its training held
+            out, and all of other sources. It costs no further training, and promises nothing for sources unlike those.
 
     Raises:
-        ValueError: too few images for a p-value of .01, or too few sources to leave one out.
+        ValueError: too few images for a p-value of .01, too few sources to leave one out, or others than were trained
+            on.
     """
     assets = model_assets.read_assets(folder)
     backbone, signature = load_model(assets)
     bank = load_bank(assets)
-    trained = [name for name in assets.manifest["training"]["images"]["real"] if not held_out]
-    real = [image for image in images if not image.generated and (image.held_out or not held_out)]
+    seen = assets.manifest["training"]["images"]["real"]
+    trained = [] if held_out else list(seen)
+    real = [image for image in images if not image.generated and (not held_out or unseen_real(image, seen))]
     if len(real) < 100:
         raise ValueError(f"{len(real)} real images are left: 100 at least, for a p-value of .01 to exist")
     generators = assets.manifest["training"]["images"]["generated"]
@@ -113,8 +133,10 @@ def calibrate(
     if not held_out and (len(trained) < 2 or missing):
         raise ValueError(
             "calibration trains again without each real source: it needs two or more, and all images of the training"
-            f"{f', not without {missing}' if missing else ''}; --held_out calibrates on held-out images instead"
+            f"{f', not without {missing}' if missing else ''}; --held_out calibrates on images it was not trained on"
         )
+    if not held_out:
+        _check_same_training(assets.manifest["training"]["images"], images)
     test = extract(real, backbone, CALIBRATION_CHAIN, 1, SEED, work, progress)
     scores = np.full(len(real), np.nan, np.float32)
     rest = [i for i, image in enumerate(real) if image.source not in trained]
@@ -134,7 +156,7 @@ def calibrate(
     model_assets.write_assets(folder, assets.manifest["name"], files, kept)
     calibration.save(folder / CALIBRATION_FILE)
     description = {
-        "scored_by": "the detector, on held-out images" if held_out else "detectors that never saw the image's source",
+        "scored_by": SCORED_BY_ITSELF if held_out else SCORED_BY_OTHERS,
         "real_images": len(real),
         "sources": dict(sorted(Counter(image.source for image in real).items())),
         "chain": CALIBRATION_CHAIN,

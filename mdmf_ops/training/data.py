@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +84,11 @@ def read_index(index: Path, twins: Mapping[Path, Path] | None = None) -> list[La
 
 def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
     with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins a file with a byte order mark
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # else a quote that is not closed takes in the lines behind it
+        whole = 0  # lines that were read and understood
         try:
             missing = set(columns) - set(reader.fieldnames or ())
+            whole = reader.line_num
             if missing:
                 raise ValueError(f"{path}: columns {sorted(missing)} are missing")
             rows = []
@@ -94,8 +96,9 @@ def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
                 if empty := [column for column in columns if not row[column]]:
                     raise ValueError(f"{path}: line {reader.line_num}: no {' and no '.join(empty)}")
                 rows.append(row)
+                whole = reader.line_num
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: after line {reader.line_num}: {error}") from error
+            raise ValueError(f"{path}: after line {whole}: {error}") from error
     return rows
 
 
@@ -115,6 +118,11 @@ def read_folders(real: Sequence[Path], fake: Sequence[Path]) -> list[LabelledIma
                 inner = path.relative_to(folder).parts
                 images.append(LabelledImage(path, generated, inner[0] if len(inner) > 1 else folder.name))
     return images
+
+
+def unseen_real(image: LabelledImage, trained: Collection[str]) -> bool:
+    """Whether an image is a real one that a detector trained on these sources did not see."""
+    return not image.generated and (image.held_out or image.source not in trained)
 
 
 def sources(images: Iterable[LabelledImage], generated: bool) -> list[str]:

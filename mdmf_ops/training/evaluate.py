@@ -11,7 +11,7 @@ from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.calibrate import stratify
 from mdmf_ops.training.curves import CurvePoint
-from mdmf_ops.training.data import LabelledImage, sources
+from mdmf_ops.training.data import LabelledImage, sources, unseen_real
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import Fold, countable, leave_out, without
@@ -94,11 +94,6 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     names = sorted({images[i].source for i in real})
     of_real = {name: p_values[[i for i in real if images[i].source == name]] for name in names}
     return _results(ranked, {name: p_values[indices] for name, indices in own.items()}, of_real)
-
-
-def unseen_real(image: LabelledImage, trained: Sequence[str]) -> bool:
-    """Whether an image is a real one that a detector trained on these sources did not see."""
-    return not image.generated and (image.held_out or image.source not in trained)
 
 
 def leave_one_out(

@@ -6,10 +6,14 @@ The extractor is frozen: what changes between trainings is the signature, which 
 import functools
 import hashlib
 import inspect
+import multiprocessing
+import os
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from torch import Tensor
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import decode, frequencies, jpeg_pixels, tiles
 from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.heap import give_back_memory
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.training import augment
@@ -26,6 +31,9 @@ from mdmf_ops.training.data import LabelledImage
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
+
+_MOST_NAMED = 10
+"""Of the images that cannot be decoded, so many are named in an error."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ def extract(
 ) -> Features:
     """Embeds every image `copies` times, each time through the random chain anew.
 
-    A copy is kept in `folder` once it is done, so that an interrupted extraction goes on where it was.
+    A copy is kept in `folder` once it is done, so that an interrupted extraction goes on from the last one. One that
+    is damaged is made anew.
 
     Args:
         chain: name of a chain of `mdmf_ops.training.augment`, or `none` for the images as they are; or one of another
@@ -96,7 +105,7 @@ def extract(
         seed: image i in copy c draws from (seed, c, i) whatever the number of processes.
 
     Raises:
-        ValueError: an image cannot be decoded; names it.
+        ValueError: images cannot be decoded; names the first of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # The text of all that made them: features of a chain or an extractor that was changed since are no longer theirs.
@@ -111,26 +120,28 @@ def extract(
         digest.update(tensor.numpy().tobytes())
     for image in images:
         digest.update(image.sha256)
-    parts = []
-    workers = usable_cores()
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(backbone,)) as pool:
-        for copy in range(copies):
-            path = folder / f"{digest.hexdigest()[:16]}-{copy}.npz"
-            if not path.exists():
+    paths = [folder / f"{digest.hexdigest()[:16]}-{copy}.npz" for copy in range(copies)]
+    broken = multiprocessing.Event()
+    with ProcessPoolExecutor(usable_cores(), initializer=_begin, initargs=(backbone, broken)) as pool:
+        for copy, path in enumerate(paths):
+            if not _is_whole(path):
                 embed = partial(_embed, chain, (seed, copy))
-                done = []
+                done, refused = [], []
                 for part in pool.map(embed, range(len(images)), images, chunksize=8):
-                    done.append(part)
-                    progress(copy * len(images) + len(done), copies * len(images))
-                partial_path = path.with_suffix(".tmp.npz")
-                np.savez(partial_path, seen=np.concatenate(done), counts=[len(part) for part in done])
-                partial_path.replace(path)
-            with np.load(path) as saved:
-                parts.append((saved["seen"], saved["counts"]))
-    counts = np.stack([count for _, count in parts])
+                    (refused if isinstance(part, str) else done).append(part)
+                    progress(copy * len(images) + len(done) + len(refused), copies * len(images))
+                if refused:
+                    named = [*refused[:_MOST_NAMED], *["..."] * (len(refused) > _MOST_NAMED)]
+                    raise ValueError(
+                        f"images that cannot be decoded, {len(refused)} of {len(images)}: {'; '.join(named)}"
+                    )
+                _save(path, done)
+                del done  # as large as what is read from the file again
+                give_back_memory()
+    seen, counts = _load(paths)
     ends = np.cumsum(counts).reshape(counts.shape)
     return Features(
-        np.concatenate([seen for seen, _ in parts]),
+        seen,
         np.concatenate([(ends - counts)[:, :1], ends], axis=1),
         backbone.in_context,
         backbone.views,
@@ -138,20 +149,74 @@ def extract(
     )
 
 
-def _begin(backbone: Backbone) -> None:
+def _is_whole(path: Path) -> bool:
+    """Whether a copy is there, and as it was written."""
+    try:
+        with zipfile.ZipFile(path) as saved:
+            return sorted(saved.namelist()) == ["counts.npy", "seen.npy"] and saved.testzip() is None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return False
+
+
+def _save(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Writes one copy as `np.savez` would, image by image: all of them in one array would take their memory twice."""
+    counts = np.array([len(part) for part in parts])
+    shape = (int(counts.sum()), *parts[0].shape[1:])
+    partial_path = path.with_suffix(f".{os.getpid()}.tmp")  # two trainings may make the same copy at once
+    try:
+        with zipfile.ZipFile(partial_path, "w") as saved:
+            with saved.open("seen.npy", "w", force_zip64=True) as file:
+                header = {"descr": parts[0].dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in parts:
+                    file.write(part.tobytes())
+            with saved.open("counts.npy", "w") as file:
+                np.lib.format.write_array(file, counts)
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def _load(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """`Features.seen` and the (copies, images) counts of what `_save` wrote, with one copy more in memory at most."""
+    counts = np.stack([_read(path, "counts") for path in paths])
+    first = _read(paths[0], "seen")
+    if len(paths) == 1:
+        return first, counts
+    seen = np.empty((counts.sum(), first.shape[1]), first.dtype)
+    of_copy = np.split(seen, counts.sum(axis=1).cumsum()[:-1])
+    of_copy[0][:] = first
+    del first
+    for part, path in zip(of_copy[1:], paths[1:], strict=True):
+        part[:] = _read(path, "seen")
+    return seen, counts
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    with np.load(path) as saved:
+        return saved[name]
+
+
+def _begin(backbone: Backbone, broken: Event) -> None:
     """Keeps the extractor in a worker process: it is not sent, and not set up, with each image."""
-    global _backbone
-    _backbone = backbone
+    global _backbone, _broken
+    _backbone, _broken = backbone, broken
     be_one_of_several()
 
 
 @torch.inference_mode()
-def _embed(chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray:
-    """(K, f) float16 of one image after the chain."""
+def _embed(chain: str | augment.Chain, seed: tuple[int, int], index: int, image: LabelledImage) -> np.ndarray | str:
+    """(K, f) float16 of one image after the chain, or why it cannot be decoded.
+
+    Once one cannot be, the others are only decoded: what is embedded would be of no use.
+    """
     try:
         pixels = decode(image.path.read_bytes()).image
     except Exception as error:
-        raise ValueError(f"{image.path}: {error}") from error
+        _broken.set()
+        return f"{image.path}: {error}"
+    if _broken.is_set():
+        return np.empty(0)
     if chain != "none":
         apply = getattr(augment, chain) if isinstance(chain, str) else chain
         pixels = apply(pixels, np.random.default_rng([*seed, index]))

@@ -1,6 +1,7 @@
 """Features to a trained signature and its bank of real patches."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _LEAST = {
     "signature_dim": 1,
     "seed": 0,
 }
+_MOST = {"seed": 2**64 - 1}  # what torch takes
+_MOST_OF_ALL = 1 << 20  # whole numbers, but the seed: more than any memory or patience
 """Bounds of settings: outside of them nothing is learned, or what cannot be loaded."""
 
 
@@ -86,6 +89,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be positive and finite, found {value!r}")
             if name in _LEAST and not _LEAST[name] <= value <= sys.float_info.max:
                 raise ValueError(f"{name} must be finite and at least {_LEAST[name]}, found {value!r}")
+            if known[name] is int and value > (most := _MOST.get(name, _MOST_OF_ALL)):
+                raise ValueError(f"{name} must be at most {most}, found {value!r}")
         if values.get("method", cls.method) not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}, found {values['method']!r}")
         if not 0 <= values.get("in_common", cls.in_common) <= 1:
@@ -145,8 +150,8 @@ def fit(
     if len(real) == 0 or len(real) == len(chosen):
         raise ValueError("training needs both real and generated images")
     pool_size = config.bank_size * (_POOL if config.method == "fisher" else 1)
-    bank_images = _rng(config, -2).choice(real, max(pool_size // _PATCHES_PER_BANK_IMAGE, 1))
-    bank_patches = _draw(features, bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)
+    bank_images = _rng(config, -2).choice(real, -(-pool_size // _PATCHES_PER_BANK_IMAGE))
+    bank_patches = _draw(features, bank_images, _PATCHES_PER_BANK_IMAGE, _rng(config, -2)).flatten(0, 1)[:pool_size]
     if config.method == "fisher":
         signature = fisher_signature(
             features.means(chosen),
@@ -242,7 +247,7 @@ def _initial_signature(patches: Tensor, config: TrainingConfig, views: Sequence[
 
 
 def _save(path: Path, parts: dict, step: int) -> None:
-    partial_path = path.with_suffix(".tmp")
+    partial_path = path.with_suffix(f".{os.getpid()}.tmp")  # the same command may be running twice
     torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial_path)
     partial_path.replace(path)
 

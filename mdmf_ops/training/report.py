@@ -49,7 +49,7 @@ LEFT_OUT = (
     "Each row is of a detector trained anew without that generator or real source, with the same settings. A "
     "generator's images are compared with real ones that were held out of training and of the bank; a real source's "
     "get p-values from the other sources, each scored by a detector that had not seen that one, a generator's from all "
-    "of them. Some generators come from one collection, so that a left out one may still have siblings in training."
+    "of them. Where generators come from one collection, a left out one may still have siblings in training."
 )
 
 
@@ -108,6 +108,11 @@ def curve_table(results: Results) -> str:
     return f"{_table(columns, rows)}\n\n{_CURVES}\n"
 
 
+def _treated(results: Results) -> str:
+    """The section on treated images."""
+    return f"## Treated once more\n\n{curve_table(results)}\n"
+
+
 def splice_table(results: Results) -> str:
     """How well the evidence tells a replaced part, in Markdown."""
     rows = [_row(astuple(one)) for one in results.splices]
@@ -125,7 +130,7 @@ def write_report(folder: Path, assets: model_assets.Assets, results: Results, le
     if results.both_out:
         parts += ["## Generator and real source left out together", both_out_table(results)]
     if results.curves:
-        parts += ["## Treated once more", curve_table(results)]
+        parts += [_treated(results)]
     if results.splices:
         parts += ["## Where the evidence lies", splice_table(results)]
     report = "\n\n".join(part.rstrip() for part in [*parts, _plots(folder, results)]) + "\n"
@@ -192,8 +197,8 @@ look at an image, never the sole ground for an action. "Not detected" does not m
 
 ## What it has seen
 Trained on real images ({counts["real"]}) and generated ones ({counts["generated"]}); calibrated on
-{calibration["real_images"]} real images through the chain below, scored by {calibration["scored_by"]}. Drawings, scans,
-screenshots, medical or satellite images are in none of them: a p-value promises nothing there.
+{calibration["real_images"]} real images through the chain below, scored by {calibration["scored_by"]}. For kinds of
+images that are not among these sources (drawings, scans, screenshots, say) a p-value promises nothing.
 
 ## How good it is
 {CHAIN} {LEFT_OUT}
@@ -206,10 +211,9 @@ alpha itself; "all" weighs each image alike. The last columns of the first table
 TPR beside them is at a threshold that nobody has, which flags 1 or 5 % of just these real images. The mean of that
 table hides its worst row. Settings of training and calibration were chosen on tables like these, so that they flatter.
 
-## Where it fails
+{_treated(results) if results.curves else ""}## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were
-generated in part, where the score is a mean over all patches. How often photographs that were blurred, enlarged or
-saved again are flagged is in docs/evaluation.md. Upscalers, beauty filters and other neural processing of
+generated in part, where the score is a mean over all patches. Upscalers, beauty filters and other neural processing of
 real photographs leave traces of the same kind.
 """
     (assets.folder / "MODEL_CARD.md").write_text(card)
@@ -225,4 +229,9 @@ def _row(values: tuple) -> list[str]:
 
 def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A source's name may be any: as text of one cell."""
+    return " ".join(text.split()).replace("|", r"\|")

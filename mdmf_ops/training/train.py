@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mdmf_ops.training.data import HELD_OUT_FRACTION, LabelledImage
 from mdmf_ops.training.fit import TrainingConfig
 
 
-def training_images(images: Sequence[LabelledImage], leave_out: Sequence[str] = ()) -> np.ndarray:
+def training_images(images: Sequence[LabelledImage], leave_out: Collection[str] = ()) -> np.ndarray:
     """Indices of the images to train on: not held out, nor of a source that is left out.
 
     Neither are copies of such a source's images, wherever they lie, nor twins of those.

@@ -6,7 +6,10 @@ And what it goes on from, when it was interrupted: its own checkpoint alone.
 import argparse
 import contextlib
 import json
+import os
 import shlex
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from mdmf_ops.cli import main
 from mdmf_ops.commands import train
 from mdmf_ops.commands.labelled import add_image_arguments, read_images
 from mdmf_ops.detector.detector import BACKBONE_FILE, load_backbone
+from mdmf_ops.training import features
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.train import save_tensors
 
@@ -45,6 +49,43 @@ TRAIN = ("train", "--real", "real", "--fake", "fake", "--output", "detector")
 def test_a_source_of_both_classes_is_refused(folders, capsys, verb):
     arguments = [*verb, "--real", "real", "--fake", "other", *(("--output", "out") if len(verb) == 1 else ())]
     assert "phone, web: real and generated images under one source name; rename one" in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("verb", [("train",), ("calibrate", "detector"), ("evaluate",)])
+def test_a_source_named_as_a_row_of_the_tables_is_refused(folders, capsys, verb):
+    (folders / "real/web").rename(folders / "real/all")
+    (folders / "fake/old").rename(folders / "fake/mean")
+    arguments = [*verb, "--real", "real", "--fake", "fake", *(("--output", "out") if len(verb) == 1 else ())]
+    assert "all, mean: no name of a source" in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--curves", "--splices"])
+@pytest.mark.parametrize("count", ["-5", "1.5", "few", ""])
+def test_a_number_of_images_that_is_none_is_refused(folders, capsys, option, count):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--real", "real", "--fake", "fake", "--output", "report", f"{option}={count}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: {count!r} is no number of images" in capsys.readouterr().err
+    assert not (folders / "report").exists()
+
+
+def test_splices_that_cannot_be_made_are_refused_before_anything_is_measured(folders, capsys):
+    line = refusal(capsys, "evaluate", "--real", "real", "--fake", "fake", "--output", "report", "--splices", "2")
+    assert "splices need two real images that no training saw, and two of each generator" in line
+    assert not (folders / "work").exists()
+
+
+def test_a_calibrated_detector_is_not_trained_over(folders, capsys):
+    shutil.copytree(model_assets.embedded(), folders / "detector")
+    before = (folders / "detector/manifest.json").read_bytes()
+    assert "detector: a calibrated detector lies there already; name another folder" in refusal(capsys, *TRAIN)
+    assert (folders / "detector/manifest.json").read_bytes() == before
+    assert not (folders / "work").exists()
+
+
+def test_a_worker_that_is_killed_fails_in_a_line(folders, capsys, monkeypatch):
+    monkeypatch.setattr(features, "decode", lambda _content: os.kill(os.getpid(), signal.SIGKILL))
+    assert "a worker process was killed" in refusal(capsys, *TRAIN)
 
 
 def test_a_source_to_leave_out_that_no_image_has_is_refused(folders, capsys):

@@ -49,6 +49,8 @@ def test_subfolders_are_sources(tree):
         (",,web", "index.csv: line 2: no path and no label"),
         (f"real/web/a.jpg,real,{'w' * (1 << 17)}w", "index.csv: after line 1: field larger than field limit"),
         ("real/web/a.jpg,real,caf\udce9", "index.csv: after line 0: 'utf-8' codec can't decode byte 0xe9"),
+        ('real/web/a.jpg,real,"web\nreal/phone/c.jpg,real,phone', "index.csv: after line 1: unexpected end of data"),
+        ('real/web/a.jpg,real,web\n"fake/gan/d.jpg,fake,gan\nfake,fake,"gan"', "index.csv: after line 2: ',' expected"),
     ],
 )
 def test_a_wrong_row_is_named(tree, row, message):
@@ -60,6 +62,12 @@ def test_a_wrong_row_is_named(tree, row, message):
 def test_a_pair_without_its_real_image_is_named(tree):
     (tree / "pairs.csv").write_text("path,real_path\nfake/gan/d.jpg\n")
     with pytest.raises(ValueError, match="line 2: no real_path"):
+        read_pairs(tree / "pairs.csv")
+
+
+def test_a_quote_that_is_not_closed_takes_in_no_pair_behind_it(tree):
+    (tree / "pairs.csv").write_text('path,real_path\nfake/gan/d.jpg,"real/web/a.jpg\nfake/gan/e.jpg,real/web/b.jpg\n')
+    with pytest.raises(ValueError, match=r"pairs\.csv: after line 1: unexpected end of data"):
         read_pairs(tree / "pairs.csv")
 
 

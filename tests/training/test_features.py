@@ -1,16 +1,20 @@
 """Features are computed once, and anew when anything that makes them changes."""
 
 import inspect
+import multiprocessing
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encode, photo
+import torch
+from conftest import encode, photo, tiny
 from PIL import Image
 
 from mdmf_ops.detector import Detector, backbone, decode, frequencies, jpeg_pixels
-from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
+from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.tiles import TileGeometry, cut_tiles, plan_tiles
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import extract
@@ -99,3 +103,80 @@ def test_pictures_that_were_moved_are_not_embedded_again(made, tmp_path):
     again, steps = made()
     assert steps == []
     assert again.digest == first.digest
+
+
+def test_a_copy_that_was_damaged_is_made_anew(made, tmp_path):
+    first, _ = made()
+    path = sorted((tmp_path / "work").iterdir())[0]
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (b"", b"none", content[: len(content) // 2], content[:-1], bytes(flipped)):
+        path.write_bytes(damaged)
+        again, steps = made()
+        assert steps == [(1, 6), (2, 6), (3, 6)]
+        np.testing.assert_array_equal(first.seen, again.seen)
+
+
+def test_all_that_cannot_be_decoded_is_named_at_once(made, tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"2 of 3: .*/0\.png: .*; .*/2\.png: .*") as error:
+        made()
+    assert "1.png" not in str(error.value)
+    assert not list((tmp_path / "work").iterdir())
+    for i in range(20):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"20 of 20: .*; \.\.\.$") as error:
+        made()
+    assert str(error.value).count(".png") == 10
+
+
+def test_two_that_make_one_copy_at_once_do_not_take_each_others_file(made, monkeypatch):
+    replace, others = Path.replace, []
+
+    def replace_after_the_other(path, target):
+        if not others:
+            # It makes both copies from the first to the last while this one is about to name its own.
+            others.append(multiprocessing.get_context("fork").Process(target=made))
+            others[0].start()
+            others[0].join(120)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_after_the_other)
+    features, _ = made()
+    assert [other.exitcode for other in others] == [0]
+    monkeypatch.undo()
+    again, steps = made()
+    assert steps == []
+    np.testing.assert_array_equal(features.seen, again.seen)
+
+
+class Wide(Backbone):
+    """Gives so many numbers a patch that nothing else counts."""
+
+    embedding_dim = 20_000
+    geometry = TileGeometry(32, 512)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, tiles):
+        count, _, height_px, width_px = tiles.shape
+        return torch.ones(count, height_px // 32, width_px // 32, self.embedding_dim)
+
+
+@pytest.mark.parametrize(("copies", "most"), [(1, 1.5), (3, 1.9)])
+def test_features_take_little_more_memory_than_they_have_numbers(tmp_path, copies, most):
+    images = []
+    for i in range(120):
+        (tmp_path / f"{i}.png").write_bytes(tiny(i))
+        images.append(LabelledImage(tmp_path / f"{i}.png", False, "source"))
+    for _made_or_kept in range(2):
+        tracemalloc.start()
+        features = extract(images, Wide(), "none", copies, 0, tmp_path / "work")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert features.seen.nbytes == copies * 120 * 4 * 20_000 * 2
+        assert peak_bytes < most * features.seen.nbytes

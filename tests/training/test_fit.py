@@ -1,6 +1,7 @@
 """Training the signature: what it learns, and that an interrupted training is the same training."""
 
 import dataclasses
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from mdmf_ops.detector.bank import LARGEST_ERROR
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
-from mdmf_ops.training.fit import METHODS, TrainingConfig, fit, source_weights
+from mdmf_ops.training.fit import METHODS, TrainingConfig, _save, fit, source_weights
 from mdmf_ops.training.score import score_features
 
 CONFIG = TrainingConfig(
@@ -57,6 +58,13 @@ def test_the_bank_stands_for_as_many_patches_as_were_asked_for(features, images,
     assert bank.error_bound <= LARGEST_ERROR
 
 
+@pytest.mark.parametrize("size", [2, 63, 100])
+def test_a_bank_need_be_no_multiple_of_what_is_drawn_from_an_image(features, images, size):
+    config = dataclasses.replace(CONFIG, bank_size=size, steps=11)
+    _, bank = fit(features, images, np.arange(40), config)
+    assert (bank.compressed_from or bank.signatures.shape[1]) == size
+
+
 def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, images, tmp_path):
     whole, whole_bank = fit(features, images, np.arange(40), CONFIG)
 
@@ -78,6 +86,24 @@ def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, imag
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert torch.equal(bank.signatures, whole_bank.signatures)
+
+
+def test_two_that_run_one_training_do_not_take_each_others_checkpoint(tmp_path, monkeypatch):
+    replace, others = Path.replace, []
+    parts = {"signature": torch.nn.Linear(1, 1)}
+
+    def replace_after_the_other(path, target):
+        if not others:
+            save = {"target": _save, "args": (tmp_path / "fit.pt", parts, 200)}
+            others.append(multiprocessing.get_context("fork").Process(**save))
+            others[0].start()
+            others[0].join(120)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_after_the_other)
+    _save(tmp_path / "fit.pt", parts, 100)
+    assert [other.exitcode for other in others] == [0]
+    assert torch.load(tmp_path / "fit.pt", weights_only=True)["step"] == 100
 
 
 SMALLEST = {
@@ -103,6 +129,11 @@ def test_the_smallest_settings_there_are_make_a_detector_of_finite_numbers(featu
     config = TrainingConfig.from_dict(SMALLEST | {"method": method})
     signature, bank = fit(features, images, np.arange(40), config)
     assert all(tensor.isfinite().all() for tensor in [*signature.state_dict().values(), *bank.tensors().values()])
+
+
+def test_the_largest_seed_there_is_trains(features, images):
+    config = TrainingConfig.from_dict(SMALLEST | {"method": "mmd", "seed": 2**64 - 1})
+    assert fit(features, images, np.arange(40), config)
 
 
 def test_one_class_alone_is_refused(features, images):
@@ -150,6 +181,11 @@ def test_classes_weigh_alike_and_sources_by_the_root_of_their_size():
         ),
         ({"between_sources": float("inf")}, "between_sources must be finite and at least 0, found inf"),
         ({"weight_decay": float("nan")}, "weight_decay must be finite and at least 0, found nan"),
+        ({"seed": 2**64}, f"seed must be at most {2**64 - 1}, found {2**64}"),
+        *(
+            ({name: 10**13}, f"{name} must be at most 1048576, found {10**13}")
+            for name in ("bank_size", "copies", "batch_images", "hidden_dim", "signature_dim")
+        ),
         ({"dropout": 1.0}, "dropout is from 0 to less than 1, found 1.0"),
         ([1], r"settings are an object of names and values, found \[1\]"),
     ],

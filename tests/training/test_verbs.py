@@ -1,6 +1,7 @@
 """The recipe of a new detector on a tiny set: train, calibrate, evaluate, scan, by the commands themselves."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -12,11 +13,11 @@ from PIL import Image
 from mdmf_ops.cli import main
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.calibration import Calibration
-from mdmf_ops.training.curves import POINTS
+from mdmf_ops.training.curves import POINTS, CurvePoint
 from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.localise import CONTROL
 from mdmf_ops.training.metrics import FlagRates, GeneratorResult
-from mdmf_ops.training.report import write_report
+from mdmf_ops.training.report import write_model_card, write_report
 from model_assets import read_assets
 
 CONFIG = {"copies": 1, "steps": 20, "batch_images": 8, "patches_per_image": 4, "bank_size": 64, "hidden_dim": 8}
@@ -83,6 +84,45 @@ def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp
     manifest = read_assets(tmp_path / "detector").manifest
     trained, calibrated = manifest["training"]["images"]["real"], manifest["calibration"]["sources"]
     assert {name: trained[name] + calibrated[name] for name in trained} == {"phone": 150, "web": 150}
+
+
+def test_every_image_of_an_archive_that_was_never_trained_on_can_calibrate(recipe, tmp_path):
+    shutil.copytree(recipe / "detector", tmp_path / "detector")
+    (tmp_path / "archive").mkdir()
+    for i in range(110):
+        (tmp_path / "archive" / f"{i}.jpg").write_bytes(encode(photo(7000 + i, 64, 64)))
+    command = ["calibrate", str(tmp_path / "detector"), "--work", str(tmp_path / "work"), "--held_out"]
+    assert main([*command, "--real", str(tmp_path / "archive")]) == 0
+    calibration = read_assets(tmp_path / "detector").manifest["calibration"]
+    assert calibration["sources"] == {"archive": 110}
+    assert calibration["scored_by"] == "the detector, on images it was not trained on"
+
+
+def trained_on(paths):
+    """How many of these files a training sees: 40 % are held out, by the first four bytes of their digests."""
+    return sum(int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16) >= 0.4 * 2**32 for path in paths)
+
+
+@pytest.mark.parametrize("change", ["pairs", "half"])
+def test_calibration_is_refused_on_other_images_than_those_of_the_training(recipe, tmp_path, capsys, change):
+    images = {name: sorted((recipe / name).iterdir()) for name in ("real/web", "real/phone", "fake/old")}
+    command = ["calibrate", str(recipe / "detector"), "--work", str(tmp_path), "--index", str(tmp_path / "index.csv")]
+    if change == "pairs":
+        # Each image of `old` is now held out where its original is.
+        name, before, originals = "old", trained_on(images["fake/old"]), images["real/web"][:20]
+        after = trained_on(originals)
+        rows = [f"{path},{real}" for path, real in zip(images["fake/old"], originals, strict=True)]
+        (tmp_path / "pairs.csv").write_text("\n".join(["path,real_path", *rows]))
+        command += ["--pairs", str(tmp_path / "pairs.csv")]
+    else:
+        name, before, images["real/phone"] = "phone", trained_on(images["real/phone"]), images["real/phone"][::2]
+        after = trained_on(images["real/phone"])
+    assert before != after
+    rows = [f"{path},{folder[:4]},{folder[5:]}" for folder, paths in images.items() for path in paths]
+    (tmp_path / "index.csv").write_text("\n".join(["path,label,source", *rows]))
+    assert main(command) == 2
+    told = f"{name}: the detector was trained on {before} images of it, and would be on {after} of those given here"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("written", [b"", b"{}"])
@@ -152,6 +192,30 @@ def test_without_matplotlib_the_report_says_what_draws(recipe, tmp_path, monkeyp
     report = write_report(tmp_path, assets, results, left_out=False)
     assert "pip install 'mdmf-ops[evaluate]'" in report
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_source_of_any_name_keeps_to_its_cells(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    generators, found = [GeneratorResult("a|b", 9, 0.5, 0.5, 0.0, 0.1)], [FlagRates("a|b", 9, 0.1, 0.2)]
+    results = Results(generators, found, [FlagRates("web\nphone", 9, 0.0, 0.1)], [])
+    report = write_report(tmp_path, read_assets(recipe / "detector"), results, left_out=False)
+    assert r"| a\|b | 9 | .500 |" in report
+    assert "| web phone | 9 | .000" in report
+
+
+def test_the_card_says_of_treated_images_what_was_measured_and_else_nothing(recipe, tmp_path):
+    assets = read_assets(shutil.copytree(recipe / "detector", tmp_path / "detector"))
+    generators, found = [GeneratorResult("new", 9, 0.5, 0.5, 0.0, 0.1)], [FlagRates("new", 9, 0.1, 0.2)]
+    points = [CurvePoint("none", 0.0, 0.8, 0.4, 0.05), CurvePoint("resize", 0.5, 0.7, 0.3, 0.123)]
+    cards = []
+    for curves in ([], points):
+        write_model_card(assets, Results(generators, found, [FlagRates("web", 9, 0.0, 0.1)], [], curves=curves))
+        cards.append((tmp_path / "detector/MODEL_CARD.md").read_text())
+    assert "Treated once more" not in cards[0]
+    assert "| resize | 0.5 | .700 | .300 | .123 |" in cards[1]
+    for card in cards:
+        assert "docs/" not in card  # which are of another detector
+        assert "are in none of them" not in card  # nobody looked
 
 
 def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe, capsys):
