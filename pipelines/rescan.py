@@ -26,6 +26,7 @@ from pipelines.options import (
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
+    read_options,
     scoring_device,
     scoring_hints,
     show_beams_log,
@@ -181,7 +182,7 @@ def build(
     )
     skipped = None
     if options.skip_unchanged is not None:
-        split = refs | "SkipUnchanged" >> SkipUnchanged(options.skip_unchanged, run, options.assets)
+        split = refs | "SkipUnchanged" >> SkipUnchanged(options.skip_unchanged, run, options.assets, progress)
         refs, skipped = split.changed, split.skipped
     hints = scoring_hints(options)
     scoring = ScoreImages(
@@ -221,8 +222,10 @@ def launch(
     scoring_device(options)
     options.input = [absolute(source) for source in options.input]
     options.input_list = [absolute(path) for path in options.input_list]
-    options.skip_unchanged = options.skip_unchanged and absolute(options.skip_unchanged)
-    options.assets = options.assets and absolute(options.assets)
+    if options.skip_unchanged is not None:
+        options.skip_unchanged = absolute(options.skip_unchanged)
+    if options.assets is not None:
+        options.assets = absolute(options.assets)
     run = Run.start(options.output, options.run_id)
     pipeline = beam.Pipeline(runner, options=options)
     build(pipeline, run, options, progress)
@@ -232,7 +235,7 @@ def launch(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a rescan to its end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
-    options = RescanOptions(argv if argv is not None else sys.argv[1:])
+    options = read_options(RescanOptions, argv if argv is not None else sys.argv[1:])
     _run, result = launch(options)
     result.wait_until_finish()
     return 0

@@ -27,6 +27,13 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
 MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
+_KEYS = {
+    **{"run_id": str, "scan_date": str, "started_at": str, "finished_at": str},
+    **{"inputs": int, "counts": dict, "files": list},
+}
+_FILE_KEYS = {"path": str, "rows": int, "bytes": int, "sha256": str}
+"""What every manifest says; later versions added more."""
+
 _COUNTED = ("status", "verdict", "error_code", "detector_id", "device", "precision")
 _TIMED = ("decode_us", "score_us", "declared_us")
 
@@ -146,8 +153,12 @@ def sha256_of(file: BinaryIO) -> str:
 
 def retract(run: Run) -> None:
     """Claims the run's id for this attempt, and takes back the manifest of an earlier run of the same id: its files are
-    about to be replaced. An earlier attempt that still goes on writes nothing more."""
+    about to be replaced. An earlier attempt that still goes on writes nothing more. A manifest of this attempt stays: a
+    service may repeat a step of a run that is over."""
     if run.attempt:
+        with suppress(FileNotFoundError, ManifestError):
+            if read_manifest(run).get("attempt") == run.attempt:
+                return
         with temporary_file(run) as path:
             path.write_text(run.attempt)
             publish(path, run.claim_path)
@@ -298,9 +309,18 @@ def _parse(path: str) -> dict[str, Any]:
         manifest = json.loads(content)
         if manifest["format"] != MANIFEST_FORMAT:
             raise ManifestError(f"{path}: expected manifest format {MANIFEST_FORMAT}, found {manifest['format']!r}")
+        _expect(manifest, _KEYS)
+        _expect(manifest["counts"], {"status": dict})
         for file in manifest["files"]:
+            _expect(file, _FILE_KEYS)
             if not re.fullmatch(DATA_FILE, file["path"]):
                 raise ManifestError(f"{path}: {file['path']!r} is no name of a data file")
     except (ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"{path}: not a manifest: {type(error).__name__}: {error}") from error
     return manifest
+
+
+def _expect(found: dict[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(found[key], kind):
+            raise TypeError(f"{key}: expected {kind.__name__}, found {found[key]!r}")

@@ -3,22 +3,23 @@
 Both sides are grouped by URI: neither the archive nor its past must fit in a worker's memory.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-import model_assets
 from mdmf_ops.beam.commit import ManifestError, read_manifest, read_manifests
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
-from mdmf_ops.beam.load import local_copy
+from mdmf_ops.beam.load import read_id
 from mdmf_ops.beam.run import Run, dataset_root
-from mdmf_ops.beam.storage import open_file
+from mdmf_ops.beam.runs import open_rows
+from mdmf_ops.beam.storage import is_gcs
 from mdmf_ops.detector import ErrorCode
+from mdmf_ops.progress import Progress
 
 _OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.TIMEOUT.value, ErrorCode.INTERNAL.value)
 """Failures after the bytes were read that another try may not see."""
@@ -66,8 +67,17 @@ def committed_files(output: str, but_run: Run) -> Iterator[str]:
     """Data files of every committed run in an output, but for what a run is about to replace.
 
     Which one that is, its manifest tells and no path: a folder may have two names, by a link or a mount.
+
+    Raises:
+        FileNotFoundError: no run was committed there, and it is not the run's own output, where it may be the first:
+            a typing error must not look like an empty past.
+        ManifestError: a manifest is damaged.
     """
     manifests = read_manifests(output)
+    if not manifests and _real(output) != _real(but_run.output):
+        raise FileNotFoundError(
+            f"--skip_unchanged {output}: no committed run there; the first scan needs no such option"
+        )
     replaced = None
     # After the others: what another attempt commits meanwhile is not listed then, rather than listed and not known.
     with suppress(FileNotFoundError, ManifestError):
@@ -77,14 +87,18 @@ def committed_files(output: str, but_run: Run) -> Iterator[str]:
             yield from (f"{output}/{file['path']}" for file in manifest["files"])
 
 
+def _real(output: str) -> str:
+    return output if is_gcs(output) else os.path.realpath(output)
+
+
 def _start(manifest: dict[str, Any]) -> tuple[str, str, str | None]:
     return manifest["run_id"], manifest["started_at"], manifest.get("attempt")
 
 
 def read_seen(path: str) -> Iterator[tuple[str, Seen]]:
-    """Every row of a data file, by URI. A column that its schema did not have yet is unknown."""
-    with open_file(path) as file:
-        parquet = pq.ParquetFile(file)
+    """Every row of a data file, by URI. A column that its schema did not have yet is unknown. Raises OSError, with its
+    name."""
+    with open_rows(path) as parquet:
         columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(columns=columns):
             for row in batch.to_pylist():
@@ -104,19 +118,20 @@ def _seen(row: dict[str, Any]) -> Seen:
 
 
 class _SkipDoFn(beam.DoFn):
-    def __init__(self, assets: str | None):
-        self._assets = assets
+    def __init__(self, assets: str | None, progress: Progress | None):
+        self._assets, self._progress = assets, progress
         self._skipped = Metrics.counter(NAMESPACE, "images_skipped")
 
     def setup(self) -> None:
-        with local_copy(self._assets) as folder:
-            self._detector_id = model_assets.read_assets(folder or model_assets.embedded()).detector_id
+        self._detector_id = read_id(self._assets)
 
     def process(self, group: tuple[str, dict[str, Iterable]]) -> Iterator[ImageRef]:
         uri, sides = group
         for ref in sides["refs"]:
             if is_unchanged(ref, sides["seen"], self._detector_id):
                 self._skipped.inc()
+                if self._progress:
+                    self._progress.add("skipped")
                 yield TaggedOutput("skipped", uri)
             else:
                 yield ref
@@ -130,11 +145,12 @@ class SkipUnchanged(beam.PTransform):
             name: a rerun replaces its rows, so it skips what it skipped the first time.
         run: the run that is being made.
         assets: folder of the detector, local or gs://; None is the embedded one.
+        progress: where to count what is skipped, for a terminal on this machine.
     """
 
-    def __init__(self, previous: str, run: Run, assets: str | None = None):
+    def __init__(self, previous: str, run: Run, assets: str | None = None, progress: Progress | None = None):
         super().__init__()
-        self._previous, self._run, self._assets = dataset_root(previous), run, assets
+        self._previous, self._run, self._assets, self._progress = dataset_root(previous), run, assets, progress
 
     def display_data(self) -> dict[str, Any]:
         return {"previous": self._previous, "run_id": self._run.run_id, "assets": self._assets or "embedded"}
@@ -152,7 +168,7 @@ class SkipUnchanged(beam.PTransform):
             {"refs": by_uri, "seen": seen}
             | beam.CoGroupByKey()
             | "Skip"
-            >> beam.ParDo(_SkipDoFn(self._assets))
+            >> beam.ParDo(_SkipDoFn(self._assets, self._progress))
             .with_output_types(ImageRef, skipped=str)
             .with_outputs("skipped", main="changed")
         )

@@ -206,7 +206,7 @@ def open_rows(path: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(file)
         except (OSError, ValueError) as error:  # Arrow raises either, and names no file
-            raise OSError(f"{path}: cannot be read: {error}") from error
+            raise OSError(f"{path}: damaged or out of reach: {error}") from error
 
 
 def _has_one(parquet: pq.ParquetFile, group: int, ids: pa.Array) -> bool:

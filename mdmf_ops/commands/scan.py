@@ -25,6 +25,8 @@ import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from mdmf_ops.beam.commit import ManifestError, read_manifest, read_manifests
+from mdmf_ops.beam.commit import ManifestError, read_manifest
+from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.forked import ForkedWorkers, can_fork
-from mdmf_ops.beam.image import ImageRef
+from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_seen
 from mdmf_ops.beam.run import Run, dataset_root
+from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.sources import _CompleteDoFn, list_images
 from mdmf_ops.beam.storage import absolute, exists, is_gcs, local_path, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
@@ -62,6 +66,12 @@ TAKES_BEAM_FLAGS = True
 _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
 
+_ASKED_AT_ONCE = 8
+"""Images of a list in a bucket: an answer takes tens of milliseconds, most of them on the way."""
+
+_CAUSE = re.compile(r"^(?:RuntimeError: )?(?:\w+\.)*(\w*(?:Error|Exception)|(?<=\.)\w+): (.+)$", re.MULTILINE)
+"""Line of a traceback that names an error: by its module, if it is none of Python's own."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
@@ -76,7 +86,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     options = _options(arguments, rest)
     _check(arguments)
     if arguments.dry_run:
-        return _dry_run(arguments)
+        try:
+            return _dry_run(arguments)
+        except (ValueError, ManifestError) as error:
+            raise UsageError(str(error)) from error
     if _is_local(rest):
         keep_no_free_memory()  # where this process scores too, each batch of images keeps it
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
@@ -86,7 +99,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
             runner = _workers(options, arguments, stack)
         show = progress is not None and sys.stderr.isatty() and not arguments.json
-        with _Watch(progress) if show else _Silence():
+        with _Watch(progress) if show else contextlib.nullcontext():
             try:
                 # Beam's threads print a traceback of whatever fails in them.
                 with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
@@ -148,10 +161,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("nothing to scan: name a file, folder or glob, or an --input_list")
     _check_utf8(arguments)
     try:
-        output = Run.start(arguments.output, arguments.run_id).output
+        scan = Run.start(arguments.output, arguments.run_id)
         sources = [absolute(source) for source in arguments.inputs]
         lists = [absolute(path) for path in arguments.input_list]
-        previous = arguments.skip_unchanged and dataset_root(arguments.skip_unchanged)
+        previous = None if arguments.skip_unchanged is None else dataset_root(arguments.skip_unchanged)
         _load(arguments)
     except (OSError, ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
@@ -163,12 +176,10 @@ def _check(arguments: argparse.Namespace) -> None:
         for path in lists:
             if not is_gcs(path):
                 _check_list(path, arguments.list_column)
-        is_elsewhere = previous and not is_gcs(previous) and os.path.realpath(previous) != os.path.realpath(output)
-        is_empty = is_elsewhere and not read_manifests(previous)
+        if previous is not None and not is_gcs(previous):
+            next(committed_files(previous, scan), None)
     except (OSError, ValueError, ManifestError) as error:
         raise UsageError(str(error)) from error
-    if is_empty:
-        raise UsageError(f"--skip_unchanged {previous}: no committed run there; the first scan needs no such option")
 
 
 def _check_utf8(arguments: argparse.Namespace) -> None:
@@ -225,14 +236,23 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 
 def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
     """What the run would list; of an image that is named twice, what a listing says comes last."""
-    filters = filters_of(arguments)
+    filters, skips = filters_of(arguments), arguments.skip_unchanged is not None
     for path in arguments.input_list:
+        files = defaultdict(list)
         for ref in read_list(absolute(path), arguments.list_column):
-            # As the run does it; and for its size, where that is no request each.
-            always = arguments.skip_unchanged is not None or not is_gcs(ref.uri)
-            yield from _CompleteDoFn(filters, None, always).process(ref)
+            files[split_member(ref.uri)[0]].append(ref)  # the images of a shard together: it is listed once
+        requests = (skips or filters.ask_more_than_the_name) and all(is_gcs(uri) and not is_shard(uri) for uri in files)
+        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+            for refs in (pool.map if requests else map)(partial(_complete, filters, skips), files.values()):
+                yield from refs
     for source in arguments.inputs:
         yield from filter(filters.admit, list_images(source))
+
+
+def _complete(filters: Filters, skips: bool, refs: list[ImageRef]) -> list[ImageRef]:
+    """As the run does it; and a local one for its size, which is no request."""
+    step = _CompleteDoFn(filters, None, skips or not is_gcs(refs[0].uri))
+    return [image for ref in refs for image in step.process(ref)]
 
 
 def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dict[str, list[Seen]]:
@@ -244,12 +264,6 @@ def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dic
                 if uri in uris:
                     seen[uri].append(row)
     return seen
-
-
-class _Silence:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_exception) -> None: ...
 
 
 class _Watch:
@@ -276,13 +290,13 @@ class _Watch:
         with Bar(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("starting workers", total=None, rate="")
             while not self._done.wait(0.2):
-                done, listed = self._progress.total("done"), self._progress.total("listed")
+                done, listed, skipped = map(self._progress.total, ("done", "listed", "skipped"))
                 # Scoring starts when listing has ended: until then the total still grows.
                 speed = bar.tasks[0].speed
                 bar.update(
                     task,
-                    completed=min(done, listed),
-                    total=listed if done else None,
+                    completed=min(done, listed - skipped),
+                    total=listed - skipped if done else None,
                     description="scoring" if done else f"listing: {listed} images" if listed else "starting workers",
                     rate=f"{speed:.1f} images/s" if done and speed else "",
                 )
@@ -290,11 +304,12 @@ class _Watch:
 
 def _plain(error: Exception) -> str:
     """The cause in a line: Beam wraps an error of a worker in the text of its traceback."""
-    causes = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception|Exhausted)): (.+)$", str(error), re.MULTILINE)
+    # What a step raises, Beam raises again with the step's name; what led to it stands before, what came of it behind.
+    text, of_step, _ = traceback.format_exception_only(error)[0].partition(" [while running '")
+    causes = _CAUSE.findall(text)
     if not causes:
-        return f"{type(error).__name__}: {error}"
-    name, message = next((cause for cause in causes if cause[0] != "RuntimeError"), causes[-1])
-    return f"{name}: {re.sub(r' .while running .*', '', message)}"
+        return text.strip()
+    return ": ".join(causes[-1] if of_step else next((c for c in causes if c[0] != "RuntimeError"), causes[-1]))
 
 
 def _show(scan: Run, manifest: dict[str, Any]) -> None:

@@ -131,6 +131,20 @@ def test_the_manifest_is_gone_while_its_files_are_replaced(run):
     retract(run)  # and it may be gone already
 
 
+def test_a_step_that_is_repeated_when_its_run_is_over_takes_nothing_back(tmp_path):
+    run, again = Run.start(str(tmp_path), "r1"), Run.start(str(tmp_path), "r1")
+    retract(run)
+    commit(run, 3, [write_shard(run, 0, 1, ROWS)], CommitOptions())
+    before = files_in(run.output)
+    retract(run)
+    assert files_in(run.output) == before
+    # Another attempt replaces it, whatever the first still does.
+    retract(again)
+    assert not Path(run.manifest_path).exists()
+    commit(again, 3, [write_shard(again, 0, 1, ROWS)], CommitOptions())
+    assert read_manifest(run)["attempt"] == again.attempt
+
+
 def test_a_manifest_is_taken_back_without_a_look_at_those_of_other_runs(run, monkeypatch):
     for run_id in ("r1", "r1.json", "r10", "r2"):
         other = Run(run.output, run_id, run.scan_date, run.started_at)

@@ -7,12 +7,14 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
-from conftest import make_row
+from conftest import copy_detector, make_row
+from emulators import Bucket, environment, fake_gcs_server
 
 import model_assets
 from mdmf_ops.beam import ImageRef, Run, SkipUnchanged
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
 from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged
+from mdmf_ops.progress import Progress
 
 DETECTOR = "d-1"
 NS = 1_767_225_600_123_456_789
@@ -104,6 +106,43 @@ def test_another_outputs_run_of_the_same_id_is_an_earlier_one(earlier, tmp_path)
     Path(damaged.manifest_path).parent.mkdir(parents=True)
     Path(damaged.manifest_path).write_text("{")
     assert list(committed_files(earlier.output, damaged)) == with_own
+
+
+def test_a_previous_output_without_a_run_is_refused_unless_it_is_the_runs_own(tmp_path):
+    run = Run.start(str(tmp_path / "scores"))
+    (tmp_path / "link").symlink_to("scores")
+    for name in ("scores", "link"):
+        assert list(committed_files(f"{tmp_path}/{name}", run)) == []
+    for name in (f"{tmp_path}/scroes", str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match=f"--skip_unchanged {name}: no committed run there"):
+            list(committed_files(name, run))
+
+
+def test_a_misspelt_bucket_is_refused_too():
+    with fake_gcs_server() as url, environment(url):
+        bucket = Bucket("night")
+        run = Run.start(bucket.uri("scores"))
+        assert list(committed_files(bucket.uri("scores"), run)) == []
+        with pytest.raises(FileNotFoundError, match="gs://night/scroes: no committed run there"):
+            list(committed_files(bucket.uri("scroes"), run))
+
+
+def test_what_is_skipped_is_counted_for_the_terminal_and_a_detectors_id_needs_none_of_its_weights(
+    earlier, run_pipeline, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("more")
+    copy_detector(folder / "micro", model_assets.read_assets(model_assets.embedded()).manifest["name"])
+    for path in (folder / "micro").glob("*.safetensors"):
+        path.unlink()
+    (folder / "progress").mkdir()
+    progress = Progress(str(folder / "progress"))
+    uris = ["/kept", "/empty", "/lost", "/new"]
+    refs = [ImageRef(uri, size_bytes=5, modified_ns=100 * 10**9) for uri in uris]
+    with run_pipeline() as p:
+        skip = SkipUnchanged(earlier.output, earlier, str(folder / "micro"), progress)
+        split = p | beam.Create(refs, reshuffle=False) | skip
+        assert_that(split.skipped, equal_to(uris[:2]))
+    assert progress.total("skipped") == 2
 
 
 def _uri(ref):

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -14,11 +16,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from apache_beam.options.pipeline_options import DirectOptions
-from conftest import encode, photo, tiny
+from conftest import encode, files_in, make_row, photo, tiny
+from emulators import Bucket, CountingProxy, environment, fake_gcs_server
 from scans import read_rows
 
 from mdmf_ops import cli
+from mdmf_ops.beam import shards
+from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, write_shard
+from mdmf_ops.beam.run import Run
 from mdmf_ops.commands import scan
+from mdmf_ops.progress import Progress
 
 
 @pytest.mark.parametrize(
@@ -128,12 +135,191 @@ def test_a_scan_that_is_interrupted_ends_at_once_and_says_how_to_go_on(images, t
     assert not list((tmp_path / "out").glob("_runs/*"))
 
 
-def test_a_scan_that_fails_on_two_workers_says_so_in_a_line(tmp_path):
+@pytest.mark.parametrize("what", ["an image failed", "an earlier file is damaged", "the store says 403"])
+def test_a_scan_that_fails_on_two_workers_says_so_in_a_line(tmp_path, what):
     few = tmp_path / "few"
     few.mkdir()
     (few / "0.png").write_bytes(tiny(0))
     (few / "broken.png").write_bytes(b"no image")
-    process = start(few, tmp_path / "out", "--max_failed_fraction", "0")
-    _, errors = process.communicate(timeout=120)
+    with CountingProxy("http://nowhere") as store:
+        store.before = lambda _kind, _name: 403
+        if what == "an image failed":
+            process = start(few, tmp_path / "out", "--max_failed_fraction", "0")
+            told = "CommitError: run "
+        elif what == "the store says 403":
+            process = start("gs://bucket/few", tmp_path / "out", STORAGE_EMULATOR_HOST=store.url)
+            told = f"Forbidden: 403 GET {store.url}"
+        else:
+            (earlier := add_run(tmp_path / "out")).write_bytes(b"x")
+            process = start(few, tmp_path / "out", "--skip_unchanged", tmp_path / "out")
+            told = f"OSError: {earlier}: damaged or out of reach: Parquet file size is 1 bytes"
+        _, errors = process.communicate(timeout=120)
     [line] = errors.splitlines()
-    assert "1 of 2 images failed" in line and process.returncode == 1
+    assert line.startswith(f"mdmf scan: the run is not complete: {told}") and process.returncode == 1
+    assert what != "an image failed" or "1 of 2 images failed" in line
+
+
+def add_run(output):
+    """Commits a run of one row; gives its data file."""
+    run = Run(str(output), "monday", "2026-01-02", "2026-01-02T00:00:00+00:00")
+    file = write_shard(run, 0, 1, [make_row("/a.png")])
+    commit(run, 1, [file], CommitOptions())
+    return output / file["path"]
+
+
+OF_A_WORKER = """Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1512, in apache_beam.runners.common.DoFnRunner.process
+{first}
+
+{how}
+
+Traceback (most recent call last):
+  File "/lib/apache_beam/runners/worker/sdk_worker.py", line 310, in _execute
+    response = task()
+{last}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "cause"),
+    [
+        # Of what a step raises Beam tells the class by its module, and says it again with the step's name.
+        *(
+            (f"{module}{cause}", f"{again}{module}{cause} [while running 'Match/Split']", cause)
+            for module, again, cause in [
+                ("google.api_core.exceptions.", "", "Forbidden: 403 GET http://x/: no access"),
+                ("pyarrow.lib.", "", "ArrowInvalid: no footer"),
+                ("", "RuntimeError: ", "FileNotFoundError: [Errno 2] No such file or directory: '/a'"),
+                ("", "", "RuntimeError: the device is gone"),
+                ("zlib.", "", "error: incorrect header check"),
+            ]
+        ),
+        # What led to it is not the reason that names the file.
+        (
+            "json.decoder.JSONDecodeError: Expecting value: line 1",
+            "mdmf_ops.beam.commit.ManifestError: /r.json: no manifest: Expecting value [while running 'x/y']",
+            "ManifestError: /r.json: no manifest: Expecting value",
+        ),
+        # A reason of two lines; and one that no step raised.
+        (
+            "OSError: /a: no page\nno header\n",
+            "OSError: /a: no page\nno header\n [while running 'x']",
+            "OSError: /a: no page",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'x'",
+            "RuntimeError: the worker is gone",
+            "ModuleNotFoundError: No module named 'x'",
+        ),
+    ],
+)
+def test_of_what_workers_tell_the_cause_is_said(first, last, cause):
+    how = "During handling of the above exception, another exception occurred:"
+    text = OF_A_WORKER.format(first=first, how=how, last=last)
+    assert scan._plain(RuntimeError(text)) == cause
+
+
+def test_of_what_this_process_raises_the_cause_is_said_without_the_step():
+    assert scan._plain(ManifestError("/r.json: none [while running 'x/y']")) == "ManifestError: /r.json: none"
+    assert scan._plain(RuntimeError("OSError: /r [while running 'x']")) == "OSError: /r"
+    assert scan._plain(ValueError("no such runner")) == "ValueError: no such runner"
+
+
+@pytest.mark.parametrize(
+    ("what", "status"), [("manifest", cli.EXIT_USAGE), ("data", cli.EXIT_FAILED), ("list", cli.EXIT_USAGE)]
+)
+@pytest.mark.parametrize("store", ["local", "gs"])
+def test_a_dry_run_says_in_a_line_what_is_damaged(tmp_path, capsys, what, status, store):
+    (tmp_path / "a.png").write_bytes(tiny(0))
+    (tmp_path / "list.csv").write_text(f"uri\n{tmp_path}/a.png\n{'x' * 200_000}\n")
+    output = tmp_path / "out"
+    path = add_run(output)
+    damaged = {"manifest": output / "_runs/monday.json", "data": path, "list": tmp_path / "list.csv"}[what]
+    if what != "list":
+        damaged.write_bytes(b"x")
+    with fake_gcs_server() as url, environment(url):
+        if store == "gs":
+            bucket = Bucket("dry")
+            for name in files_in(tmp_path):
+                bucket.put(name, (tmp_path / name).read_bytes())
+        root = bucket.uri("") if store == "gs" else f"{tmp_path}/"
+        source = ["--input_list", f"{root}list.csv"] if what == "list" else [f"{root}a.png"]
+        command = ["scan", *source, "--output", f"{root}out", "--skip_unchanged", f"{root}out"]
+        assert cli.main([*command, "--dry_run"]) == status
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mdmf scan: {root}{damaged.relative_to(tmp_path)}: ")
+        if what != "list" and store == "gs":
+            assert cli.main([*command[:-1], f"{root}uot", "--dry_run"]) == cli.EXIT_FAILED
+            assert f"--skip_unchanged {root}uot: no committed run there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--skip_unchanged", "--assets"])
+def test_an_empty_name_is_refused(tmp_path, monkeypatch, capsys, option):
+    (tmp_path / "a.png").write_bytes(tiny(0))
+    add_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ["scan", "a.png", "--output", "out", "--workers", "1", option, ""]
+    assert cli.main(command) == cli.EXIT_USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_bar_leads_to_what_is_to_be_scored_and_not_to_what_is_skipped(tmp_path, monkeypatch):
+    progress = Progress(str(tmp_path))
+    shown = []
+
+    class Bar(scan.Bar):
+        def update(self, _task, **fields):
+            shown.append((fields["description"], fields["completed"], fields["total"]))
+
+    monkeypatch.setattr(scan, "Bar", Bar)
+
+    def look():
+        watch = scan._Watch(progress)
+        ends = iter([False, True])
+        watch._done = SimpleNamespace(wait=lambda _seconds: next(ends))
+        watch._watch()
+        return shown[-1]
+
+    progress.add("listed", 7)
+    assert look() == ("listing: 7 images", 0, None)
+    progress.add("skipped", 5)
+    progress.add("done", 1)
+    assert look() == ("scoring", 1, 2)
+
+
+def test_a_dry_run_asks_for_eight_images_of_a_list_at_once_and_opens_a_shard_once(tmp_path, monkeypatch, capsys):
+    def planned(*more):
+        command = ["scan", "--input_list", tmp_path / "list.txt", "--output", tmp_path / "out", "--dry_run", "--json"]
+        assert cli.main([str(word) for word in (*command, *more)]) == cli.EXIT_OK
+        return json.loads(capsys.readouterr().out)
+
+    images = [tiny(i) for i in range(16)]
+    eight = threading.Barrier(8)
+
+    def wait_for_eight(kind, _name):
+        if kind == "metadata":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                eight.wait(30)
+
+    with fake_gcs_server() as url, CountingProxy(url) as store:
+        with environment(url):
+            bucket = Bucket("dry")
+            for i, content in enumerate(images):
+                bucket.put(f"{i}.png", content)
+        (tmp_path / "list.txt").write_text("".join(f"{bucket.uri(f'{i}.png')}\n" for i in range(16)))
+        store.before = wait_for_eight
+        with environment(store.url):
+            plan = planned("--min_bytes", 1)
+    assert (plan["images"], plan["bytes"], plan["of_unknown_size"]) == (16, sum(map(len, images)), 0)
+    assert not eight.broken
+
+    for shard in "abc":
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as tar:
+            for i in range(4):
+                (tmp_path / "image").write_bytes(images[i])
+                tar.add(tmp_path / "image", f"{i}.png")
+    (tmp_path / "list.txt").write_text("".join(f"{shard}.tar#{i}.png\n" for i in range(4) for shard in "abc"))
+    opened, open_shard = [], shards._open
+    monkeypatch.setattr(shards, "_open", lambda shard: opened.append(shard.uri) or open_shard(shard))
+    assert planned()["images"] == 12
+    assert sorted(opened) == [f"{tmp_path}/{shard}.tar" for shard in "abc"]

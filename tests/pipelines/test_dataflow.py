@@ -11,14 +11,13 @@ from emulators import Bucket, environment, fake_gcs_server
 
 from mdmf_ops.beam import Run
 from pipelines import rescan, stream
-from pipelines.options import STREAMING_RIGHT_FITTING
+from pipelines.options import STREAMING_RIGHT_FITTING, read_options
 
 ACCELERATOR = "type:nvidia-tesla-t4;count:1;install-nvidia-driver"
 IMAGE = "us-central1-docker.pkg.dev/project-x/mdmf/gpu:1"
 
-STEPS = (Path(__file__).parent / "rescan_steps.txt").read_text().split()
+STEPS = {name: (Path(__file__).parent / f"{name}_steps.txt").read_text().split() for name in ("rescan", "stream")}
 """Names that a service keeps: metrics, alerts and an update of a running job go by them. Change them knowingly."""
-
 
 SERVICE = [
     *("--runner=DataflowRunner", "--project=project-x", "--region=us-central1", "--sdk_location=container"),
@@ -142,11 +141,14 @@ def test_refs_are_shuffled_before_they_are_read_and_images_are_not_before_they_a
     assert "Fetch/Fetch" in chain
 
 
-def test_steps_keep_their_names(graph):
-    named = {t.unique_name for t in graph.components.transforms.values() if "/" in t.unique_name}
-    # What is below the second name is Beam's. The spreading of refs is one step of ours.
-    ours = {"SpreadRefs" if name.startswith("SpreadRefs/") else "/".join(name.split("/")[:2]) for name in named}
-    assert sorted(ours) == STEPS
+@pytest.mark.parametrize(("pipeline", "made"), [("rescan", "compiled"), ("stream", "compiled_stream")])
+def test_steps_keep_their_names(pipeline, made, request):
+    graph, _job = request.getfixturevalue(made)
+    named = {t.unique_name for t in graph.components.transforms.values() if not t.subtransforms}
+    # What is below the second name is Beam's, and below the first where the step is a transform of Beam's.
+    beams = ("SpreadRefs", "Messages", "PublishAlerts", "PublishErrors")
+    ours = {"/".join(name.split("/")[: 1 if name.startswith(beams) else 2]) for name in named}
+    assert sorted(ours) == STEPS[pipeline]
 
 
 def test_steps_show_what_they_were_asked_to_do():
@@ -183,6 +185,29 @@ def test_workers_are_made_of_the_image_and_named_account(graph, job):
     [pool] = environment_["workerPools"]
     assert pool["autoscalingSettings"]["maxNumWorkers"] == 20
     assert job["type"] == "JOB_TYPE_BATCH"
+
+
+@pytest.mark.parametrize(
+    ("main", "flag", "meant"),
+    [
+        (rescan.main, "--max_failed_fration=0.0", "--max_failed_fraction"),
+        (rescan.main, "--sufix=.png", "--suffix"),
+        (stream.main, "--windows_s=60", "--window_s"),
+    ],
+)
+def test_a_flag_that_is_nearly_ours_is_refused_before_anything_runs(tmp_path, capsys, main, flag, meant):
+    with pytest.raises(SystemExit) as ended:
+        main([f"--input={tmp_path}", f"--output={tmp_path}/out", flag, "--runner=FnApiRunner"])
+    assert ended.value.code == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert line.endswith(f"{flag}: {meant} is meant?")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_of_a_runner_is_none_of_ours():
+    flags = ["--output=a", "--max_num_workers=3", "--parallelism=2", "--min_read_time_millis=5", "--objectReuse"]
+    assert read_options(rescan.RescanOptions, flags).output == "a"
+    assert read_options(stream.StreamOptions, [*flags, "--savepoint_path", "b"]).output == "a"
 
 
 @pytest.mark.parametrize("spec", ["nvidia-tesla-t4", "type:nvidia-tesla-t4", "type:l4;count:0", "type:T4;count:1"])

@@ -114,11 +114,19 @@ def test_two_runs_lie_beside_each_other(images, tmp_path):
     assert rows[0]["mmd2"] == rows[1]["mmd2"]
 
 
-@pytest.mark.parametrize("options", [{"output": ""}, {"run_id": "../up"}, {"num_shards": 0}])
+@pytest.mark.parametrize(
+    "options", [{"output": ""}, {"run_id": "../up"}, {"num_shards": 0}, {"assets": ""}, {"skip_unchanged": ""}]
+)
 def test_unfit_options_are_refused_before_anything_runs(images, tmp_path, options):
     options = {"output": str(tmp_path)} | options
     with pytest.raises(ValueError):
         scan(images, options.pop("output"), **options)
+
+
+def test_a_misspelt_previous_output_fails_the_run(images, tmp_path):
+    with pytest.raises(Exception, match="scroes: no committed run there"):
+        scan(images / "day0", tmp_path / "scores", skip_unchanged=str(tmp_path / "scroes"))
+    assert not list(tmp_path.glob("scores/_runs/*"))
 
 
 def rescan(*flags):
