@@ -14,12 +14,13 @@ from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOp
 from airflow.providers.standard.operators.bash import BashOperator
 
 OUTPUT = "gs://{{ var.value.mdmf_bucket }}/scores"
+# A try replaces what the one before it left; to start the DAG by hand on the same day is another run.
+RUN_ID = "nightly-{{ ts_nodash }}"
 
 PIPELINE_OPTIONS = {
     "input": ["gs://{{ var.value.mdmf_photos }}"],
     "output": OUTPUT,
-    # A try replaces what the one before it left; to start the DAG by hand on the same day is another run.
-    "run_id": "nightly-{{ ts_nodash }}",
+    "run_id": RUN_ID,
     "skip_unchanged": OUTPUT,
     "max_failed_fraction": 0.05,
     "sdk_container_image": "{{ var.value.mdmf_image }}",
@@ -55,5 +56,5 @@ with DAG(
         },
     )
     # The manifest is the proof: the job may end well and leave a run of which a file was lost since.
-    verify = BashOperator(task_id="verify", bash_command=f"mdmf runs verify {OUTPUT}")
+    verify = BashOperator(task_id="verify", bash_command=f"mdmf runs verify {OUTPUT} --run_id {RUN_ID}")
     rescan >> verify

@@ -338,14 +338,16 @@ sys.exit(main([{verb!r}]))
     assert f"{tmp_path}/pipelines" in line
 
 
-def test_a_bucket_without_googles_client_says_what_to_install():
+@pytest.mark.parametrize("words", ["runs list gs://bucket/scores", "scan gs://bucket/photos --output scores"])
+def test_a_bucket_without_googles_client_says_what_to_install(words, tmp_path):
     script = """
 import sys
 sys.modules["google_crc32c"] = None
 from mdmf_ops.cli import main
-sys.exit(main(["runs", "list", "gs://bucket/scores"]))
+sys.exit(main(sys.argv[1:]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", script, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert line.startswith("mdmf runs: gs:// needs Google's client: pip install 'mdmf-ops[gcp]'")
+    assert line.startswith(f"mdmf {words.split()[0]}: gs:// needs Google's client: pip install 'mdmf-ops[gcp]'")

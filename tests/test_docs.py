@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import configparser
+import datetime
 import os
 import random
 import re
@@ -11,12 +13,17 @@ import sys
 
 import apache_beam.options.pipeline_options as beam_options
 import pytest
-from conftest import ROOT, encode, photo, write_images
+from conftest import ROOT, encode, make_row, photo, write_images
 from pages import PAGES, blocks, indented
 
 from mdmf_ops import cli
+from mdmf_ops.beam import CommitOptions, Run
+from mdmf_ops.beam.commit import commit, write_shard
+from mdmf_ops.beam.subscription import DRAIN_S
 from mdmf_ops.detector import ErrorCode
+from pipelines.options import read_options, unknown_to_beam
 from pipelines.rescan import RescanOptions
+from pipelines.stream import StreamOptions
 
 RUN = ("operators", "analysts", "developers")
 """Pages whose blocks of `sh` and `python` are run one after the other, in one folder."""
@@ -95,6 +102,19 @@ def test_a_command_that_a_page_shows_is_one(page, line):
     assert not rest or getattr(modules[verb], "TAKES_BEAM_FLAGS", False), f"{page}: unknown {rest}"
 
 
+def test_a_pipeline_that_a_page_starts_has_options_that_it_or_beam_knows():
+    code = "\n".join(block for page in PAGES for block in blocks(page.read_text(), ""))
+    found = re.findall(r"^python -m pipelines\.(\w+) (.*)$", re.sub(r" *\\\n *", " ", code), re.MULTILINE)
+    assert found
+    for pipeline, words in found:
+        flags = shlex.split(words)
+        options = read_options({"rescan": RescanOptions, "stream": StreamOptions}[pipeline], flags)
+        assert unknown_to_beam(flags) == [] and options.output
+        # A job is submitted, on the workers' image, as the account that may read the images.
+        beams = options.get_all_options()
+        assert all(beams[name] for name in ("project", "region", "sdk_container_image", "service_account_email"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_verb_or_flag_that_a_page_speaks_of_is_there(page):
     for mention in re.findall(r"(?<!`)`mdmf ([a-z][^`]*)`", page.read_text()):
@@ -144,7 +164,8 @@ def test_the_rooms_that_the_architecture_names_are_there():
         for name in re.findall(r"`([^`]+)`", room):
             assert (ROOT / name).exists(), name
     [beam] = re.findall(r"^\*\*`mdmf_ops/beam/`\*\*.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
-    assert all((ROOT / "mdmf_ops/beam" / name).exists() for name in re.findall(r"`(\w+\.py)`", beam))
+    found = {file.name for file in (ROOT / "mdmf_ops/beam").glob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", beam)) == found - {"__init__.py"}
 
 
 def test_a_room_knows_those_above_it_and_none_below():
@@ -224,7 +245,49 @@ def test_the_lines_of_the_crontab_are_commands():
     assert len(jobs) == 2
     for job in jobs:
         assert re.match(r"(?:[\d*/,-]+ ){5}", job)
-        for command in re.findall(r"mdmf (?:scan|runs) [^>&]+", job):
+        found = re.findall(r"mdmf (?:scan|runs) [^>&|)]+", job)
+        assert found
+        for command in found:
             words = shlex.split(command)[1:]
             _, rest = cli.make_parser([words[0]])[0].parse_known_args(words)
             assert rest == []
+
+
+def test_the_weekly_line_of_the_crontab_says_nothing_unless_a_run_is_damaged(home):
+    output = home / "scores"
+    run = Run(str(output), "monday", "2026-01-05", "2026-01-05T02:00:00+00:00")
+    file = write_shard(run, 0, 1, [make_row("/a") | {"run_id": "monday"}])
+    commit(run, 1, [file], CommitOptions())
+    [weekly] = [line for line in (ROOT / "examples/crontab").read_text().splitlines() if " runs verify " in line]
+    line = re.sub(r"(?:\S+ ){5}", "", weekly, count=1).replace("/srv/scores", str(output))
+    environment = os.environ | {"PATH": f"{home.parent / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+    def mailed():
+        """What cron would mail: all that the line prints."""
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, env=environment)
+        return done.stdout + done.stderr
+
+    assert mailed() == ""
+    (output / file["path"]).write_bytes(b"x")
+    assert file["path"] in mailed()
+
+
+def test_a_night_and_a_start_by_hand_on_its_day_are_two_runs():
+    run_id = options_of((ROOT / "examples/airflow_dag.py").read_text())["run_id"]
+    moments = [datetime.datetime(2026, 1, 31, hour, tzinfo=datetime.timezone.utc) for hour in (2, 9)]
+    # As Airflow names a run by its moment.
+    given = [{"ds_nodash": f"{at:%Y%m%d}", "ts_nodash": f"{at:%Y%m%dT%H%M%S}"} for at in moments]
+    ids = [re.sub(r"\{\{ (\w+) \}\}", lambda name, names=names: names[name[1]], run_id) for names in given]
+    assert ids[0] != ids[1] and all(Run.start("/scores", each).run_id == each for each in ids)
+
+
+def test_the_unit_of_the_stream_is_a_command_that_has_the_time_to_end():
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read(ROOT / "examples/mdmf-stream.service")
+    service = unit["Service"]
+    program, *words = shlex.split(service["ExecStart"])
+    assert program.endswith("/bin/mdmf")
+    _, rest = cli.make_parser(["stream"])[0].parse_known_args(words)
+    assert rest == []
+    assert int(service["TimeoutStopSec"]) > DRAIN_S and service["KillMode"] == "mixed"

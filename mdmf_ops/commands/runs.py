@@ -2,6 +2,8 @@
 
     mdmf runs list scores             every committed run: when, how many images, how many files
     mdmf runs verify scores           read every file again: hashes, row counts; and what belongs to no run
+    mdmf runs verify scores --run_id nightly-20260131T020000
+                                      only the files of one run
     mdmf runs gc scores               delete what killed runs left, once it is a day old
     mdmf runs gc scores --dry_run     say what that would be
 
@@ -11,6 +13,7 @@ killed run it leaves the 16 bytes by which a run holds its id, since one that sc
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from rich.table import Table
@@ -19,7 +22,7 @@ from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from mdmf_ops.commands.committed import require_runs
+from mdmf_ops.commands.committed import only_run, require_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
 
@@ -29,6 +32,7 @@ _MAX_AGE_H = 1_000_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "verify", "gc"], help="what to do")
     parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    parser.add_argument("--run_id", metavar="ID", help="list, verify: this run alone")
     parser.add_argument(
         "--older_than_h",
         type=_age_h,
@@ -56,11 +60,15 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         manifests = read_manifests(output)
     except (ValueError, ManifestError) as error:
         raise UsageError(str(error)) from error
+    if arguments.run_id is not None:
+        if arguments.action == "gc":
+            raise UsageError("--run_id: gc deletes what belongs to no run")
+        manifests = only_run(output, manifests, arguments.run_id)
     if arguments.action == "list":
         return _list(manifests, arguments.json)
     if arguments.action == "verify":
         require_runs(output, manifests)  # of a misspelt name all runs would be whole
-        return _verify(output, manifests, arguments.json)
+        return _verify(output, manifests, arguments)
     return _collect(output, arguments)
 
 
@@ -91,20 +99,20 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verify(output: str, manifests: list[dict[str, Any]], as_json: bool) -> int:
+def _verify(output: str, manifests: list[dict[str, Any]], arguments: argparse.Namespace) -> int:
     wrong = {}
     with waiting("reading runs") as say:
         for number, manifest in enumerate(manifests, 1):
             say(f"{number} of {len(manifests)}")
             wrong[manifest["run_id"]] = verify_run(output, manifest)
-        loose = [file.path for file in strays(output)]
+        loose = [] if arguments.run_id else [file.path for file in strays(output)]
     whole = not any(wrong.values())
-    if as_json:
+    if arguments.json:
         print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
     else:
         for run_id, lines in wrong.items():
-            state = "whole" if not lines else "damaged"
-            print(told(f"{run_id}: {state}"), *map(told, lines), sep="\n  ")
+            state, where = ("damaged", sys.stderr) if lines else ("whole", sys.stdout)  # cron mails what it is told there
+            print(told(f"{run_id}: {state}"), *map(told, lines), sep="\n  ", file=where)
         for path in loose:
             print(told(f"in no committed run: {path}"))
     return EXIT_OK if whole else EXIT_FAILED

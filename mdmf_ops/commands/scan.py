@@ -49,7 +49,7 @@ from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_see
 from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.sources import _CompleteDoFn, list_images
-from mdmf_ops.beam.storage import absolute, exists, is_gcs, local_path, open_file
+from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain
 from mdmf_ops.cores import usable_cores
@@ -168,6 +168,8 @@ def _check(arguments: argparse.Namespace) -> None:
         _load(arguments)
     except (OSError, ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
+    if any(map(is_gcs, (*sources, *lists, scan.output, previous or ""))):
+        gcs()
     # What lies in a bucket is left to the workers: this machine need not have access.
     try:
         for source in sources:
