@@ -59,6 +59,29 @@ def png(width, height, depth, colour, rows, *extra):
     return b"\x89PNG\r\n\x1a\n" + b"".join([chunk(b"IHDR", header), *extra, chunk(b"IDAT", data), chunk(b"IEND", b"")])
 
 
+def png_of(*chunks):
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def png_head(pixels):
+    """IHDR of (H, W, 3) uint8."""
+    height, width, _ = pixels.shape
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def png_data(pixels):
+    """What IDAT and fdAT hold of (H, W, 3) uint8."""
+    return zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+
+
+def damaged(chunk):
+    """A PNG's chunk of which the checksum is wrong."""
+    return chunk[:-4] + bytes(byte ^ 1 for byte in chunk[-4:])
+
+
+PNG_END = chunk(b"IEND", b"")
+
+
 def encode_gif(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "GIF", **options)

@@ -42,9 +42,9 @@ def fetch_image(ref: ImageRef, limits: Limits) -> Image:
             ref = ref._replace(generation=generation)
         else:
             content, ref = _read_local(ref, limits)
-        limits.check_bytes(len(content))
         if ref.offset_bytes is not None and len(content) != ref.size_bytes:
             raise ImageError(ErrorCode.TRUNCATED, "the tar shard ends before the image does")
+        limits.check_bytes(len(content))
         return Image(ref, content)
     except ImageError as error:
         return Image(ref, None, error)

@@ -111,7 +111,8 @@ def _verify(output: str, manifests: list[dict[str, Any]], arguments: argparse.Na
         print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
     else:
         for run_id, lines in wrong.items():
-            state, where = ("damaged", sys.stderr) if lines else ("whole", sys.stdout)  # cron mails what it is told there
+            # What cron's mail is made of is damage, not that all is well.
+            state, where = ("damaged", sys.stderr) if lines else ("whole", sys.stdout)
             print(told(f"{run_id}: {state}"), *map(told, lines), sep="\n  ", file=where)
         for path in loose:
             print(told(f"in no committed run: {path}"))

@@ -14,17 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from mdmf_ops.detector.bmp import PlainBmp
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.jpeg_pixels import decode_jpeg
+from mdmf_ops.detector.jpeg_pixels import PlainJpeg, decode_jpeg
 from mdmf_ops.detector.metadata import check_metadata
-from mdmf_ops.detector.pieces import webp_size
+from mdmf_ops.detector.pieces import EXIF_NAME, boxes, tiff_entries, webp_size
+from mdmf_ops.detector.png import PlainPng
+from mdmf_ops.detector.tiff import PlainTiff
 from mdmf_ops.detector.truncation import is_cut, lacks_end, lacks_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -33,15 +32,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # Starts of files and the plugin that reads them. Plugins are called by name, not through Image.open, which would
 # warn of large images by limits of its own, and try one plugin after the other.
 _PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImageFile),  # of an MPO, a JPEG with more pictures after the first, it reads the first
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", PlainJpeg),  # of an MPO, a JPEG with more pictures after the first, it reads the first
+    (b"\x89PNG\r\n\x1a\n", PlainPng),
     (b"GIF87a", GifImageFile),
     (b"GIF89a", GifImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\0", TiffImageFile),
-    (b"MM\0*", TiffImageFile),
-    (b"II+\0", TiffImageFile),  # BigTIFF
-    (b"MM\0+", TiffImageFile),
+    (b"BM", PlainBmp),
+    (b"II*\0", PlainTiff),
+    (b"MM\0*", PlainTiff),
+    (b"II+\0", PlainTiff),  # BigTIFF
+    (b"MM\0+", PlainTiff),
 )
 
 # Starts of other files, for a message that helps.
@@ -62,18 +61,16 @@ _OTHERS = (
 
 # Pillow warns of odd metadata, which is no news about a stranger's file. A filter once, here, since to change filters
 # and change them back around each image would be a race between threads.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png)ImagePlugin")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 # EXIF's orientations of which rows are columns, left is right, and top is bottom: turned back in the other order.
 _SWAPPED, _MIRRORED, _UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6, 7)
 
 _ORIENTATION_TAG = 0x0112
+_EXIF_STARTS = (b"II*\0", b"MM\0*")
 
-_MAX_RUN_LENGTH_PIXELS = 10_000_000
-"""Of a run-length coded BMP, which Pillow decodes in Python, pixel by pixel."""
-
-# In messages of decoders about files that are whole: of odd TIFFs, and of JPEGs that libjpeg does not decode.
-_UNREAD_PIXELS = ("unknown pixel mode", "-bit layers", "unsupported jpeg", "unsupported marker")
+# In messages of decoders about files that are whole: of odd TIFFs and BMPs, and of JPEGs that libjpeg does not decode.
+_UNREAD_PIXELS = ("unknown pixel mode", "-bit layers", "unsupported jpeg", "unsupported marker", "bitfields layout")
 
 _WIDE_TO_BYTE = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
 """(65536,): 0..65535 scaled to 0..255, rounded."""
@@ -194,10 +191,10 @@ class DecodedImage:
 
 
 def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
-    """Decodes an image: the first frame or page, upright, transparency on white, 16 bits scaled to 8.
+    """Decodes an image: the frame or page that is shown first, upright, transparency on white, 16 bits scaled to 8.
 
-    Colour profiles are not applied: the detector reads what the file holds, not what a screen would show. Time and
-    memory of a decoder are bounded by `mdmf_ops.detector.isolation`, not here.
+    Colour profiles and a PNG's gamma are not applied: the detector reads what the file holds, not what a screen would
+    show. Time and memory of a decoder are bounded by `mdmf_ops.detector.isolation`, not here.
 
     Args:
         content: the encoded image.
@@ -221,12 +218,10 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
                 raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, f"pixels of Pillow's mode {image.mode} are not read")
             if lacks_end(image, content):
                 raise ImageError(ErrorCode.TRUNCATED, f"the {image.format} ends before its image does")
-            if image.format == "BMP":
-                _check_run_lengths(image, content)
             quality = None
             if image.format == "JPEG":
                 quality = estimate_jpeg_quality(image.quantization)
-                stored = decode_jpeg(image, content)
+                stored = decode_jpeg(image, image.plain)
             else:
                 image.load()
                 if lacks_pixels(image, content):
@@ -254,10 +249,11 @@ def _find_plugin(content: bytes) -> type[ImageFile.ImageFile]:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return WebPImageFile
     if content[4:8] == b"ftyp":
-        brands = content[8 : int.from_bytes(content[:4], "big")]
+        head = next(boxes(content))
+        brands = content[head.start : head.end]
         if b"avif" in brands or b"avis" in brands:
             return AvifImageFile
-        what = f"HEIC or another ISO media file (brand {content[8:12].decode('latin-1')!r})"
+        what = f"HEIC or another ISO media file (brand {brands[:4].decode('latin-1')!r})"
     else:
         for magic, plugin in _PLUGINS:
             if content.startswith(magic):
@@ -275,24 +271,9 @@ def _code(error: Exception, content: bytes) -> ErrorCode:
     message = str(error).lower()
     if "memory" in message:
         return ErrorCode.OUT_OF_MEMORY
-    if "too large for pngimageplugin" in message or "text chunks" in message:
-        return ErrorCode.TOO_MUCH_METADATA
     if any(words in message for words in _UNREAD_PIXELS):
         return ErrorCode.UNSUPPORTED_PIXELS
     return ErrorCode.TRUNCATED if "truncated" in message or is_cut(content) else ErrorCode.CORRUPT
-
-
-def _check_run_lengths(image: BmpImageFile, content: bytes) -> None:
-    """Raises ImageError for a run-length coded BMP that would be minutes' work."""
-    if image.tile and image.tile[0].codec_name == "bmp_rle":
-        pixels = image.width * image.height
-        if pixels > _MAX_RUN_LENGTH_PIXELS:
-            raise ImageError(
-                ErrorCode.TOO_MANY_PIXELS, f"of a run-length coded BMP at most {_MAX_RUN_LENGTH_PIXELS:,} are decoded"
-            )
-        # Two bytes for each pixel, as many for the end of each row, and the head with its colours.
-        if len(content) > 2 * (pixels + image.height) + 4096:
-            raise ImageError(ErrorCode.CORRUPT, "a BMP of more run lengths than pixels")
 
 
 def _rgb_within(stored: Image.Image | np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -314,7 +295,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip at 255.
         wide = np.asarray(image)
         transparent = image.info.get("transparency")
-        image = Image.fromarray(_WIDE_TO_BYTE[wide])
+        image = Image.fromarray(image.info.get("levels", _WIDE_TO_BYTE)[wide])
         if isinstance(transparent, int):
             image.putalpha(Image.fromarray(wide != transparent).convert("L"))
     if image.has_transparency_data:
@@ -326,11 +307,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation of a loaded image, 1-8; 1 where there is none."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # broken metadata does not make pixels unreadable
-        return 1
+    """EXIF's orientation of a loaded image, 1-8; 1 where there is none. XMP is not asked: browsers do not."""
+    if isinstance(image, PlainTiff):
+        orientation = image.tag_v2.get(_ORIENTATION_TAG)
+    else:
+        exif = image.info.get("exif", b"").removeprefix(EXIF_NAME)
+        entries = tiff_entries(exif) if exif.startswith(_EXIF_STARTS) else ()
+        entry = next((entry for entry in entries if entry.tag == _ORIENTATION_TAG), None)
+        is_one = entry and entry.numbers == 1 and entry.end - entry.start == 2
+        orientation = is_one and int.from_bytes(exif[entry.start : entry.end], "little" if exif[0] == 0x49 else "big")
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 

@@ -43,6 +43,9 @@ def main(fd: int, geometry: TileGeometry) -> None:
         fd: of the memory that is shared.
         geometry: of the tiles.
     """
+    # What tells its parent to stop goes to all of a service: this process ends when its parent does.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     shared = SharedTiles(fd, geometry)
     os.close(fd)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -106,7 +109,10 @@ def _decode(content: bytes, limits: Limits, geometry: TileGeometry, held_bytes: 
     before = resource.getrlimit(resource.RLIMIT_DATA)
     signal.setitimer(signal.ITIMER_REAL, 5 * limits.max_decode_s)
     if held_bytes:  # Linux, where the limit counts what is allocated
-        resource.setrlimit(resource.RLIMIT_DATA, (held_bytes + limits.max_decode_bytes, before[1]))
+        most_bytes = held_bytes + limits.max_decode_bytes
+        if before[1] != resource.RLIM_INFINITY:
+            most_bytes = min(most_bytes, before[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, before[1]))
     try:
         return decode_tiles(content, geometry, limits, memory)
     finally:

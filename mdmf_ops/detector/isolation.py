@@ -33,6 +33,9 @@ from mdmf_ops.detector.tiles import TiledImage, TileGeometry, plan_tiles
 
 _START_S = 60.0
 _DEATH_S = 2.0
+_OWN_SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in ("SEGV", "ABRT", "BUS", "ILL", "FPE", "SYS", "TRAP"))
+"""What a decoder that breaks dies of; any other signal comes from outside, for whatever reason."""
+
 _PATIENCE = 4
 """So many times the limit of time, at most, for a decoder that waits for a core."""
 
@@ -95,6 +98,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=[fd],
+                start_new_session=True,  # no Ctrl-C of our terminal
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
                 | {"OPENBLAS_NUM_THREADS": "1"},
             )
@@ -116,6 +120,7 @@ class _Decoder:
         try:
             self._receive()
         except _LostError as error:
+            self.end()
             raise RuntimeError(f"the decoder's process does not start: {error}; its error output says why") from error
 
     @property
@@ -234,20 +239,21 @@ class _Decoder:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def cause_of_death(self, limits: Limits) -> ImageError:
-        """What a lost process means for the image that it was at."""
+    def cause_of_death(self, limits: Limits) -> tuple[ImageError, bool]:
+        """What a lost process means for the image that it was at, and whether the image may have no part in it."""
         # Its pipes close a moment before it is gone; one that spoke nonsense may not be going at all.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_DEATH_S)
         status = self._process.returncode
         self.end()
         if self._timed_out or status == -signal.SIGALRM:
-            return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {limits.max_decode_s:g} s")
-        if status == -signal.SIGKILL:
-            return ImageError(ErrorCode.OUT_OF_MEMORY, "the decoder was killed: the machine has too little memory")
+            return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {limits.max_decode_s:g} s"), False
         if status is None or status >= 0:
-            return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}")
-        return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder died of it: {signal.Signals(-status).name}")
+            return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}"), False
+        code, message = ErrorCode.DECODER_CRASHED, f"the decoder died of it: {signal.Signals(-status).name}"
+        if status == -signal.SIGKILL:
+            code, message = ErrorCode.OUT_OF_MEMORY, "the decoder was killed: the machine has too little memory"
+        return ImageError(code, message), -status not in _OWN_SIGNALS
 
 
 _lock = threading.Lock()
@@ -267,6 +273,8 @@ def _take(geometry: TileGeometry) -> _Decoder:
             if decoder.is_alive and decoder.geometry == geometry:
                 return decoder
             decoder.end()
+    with contextlib.suppress(RuntimeError):  # what stops others, or a lack of memory, may have ended it as it started
+        return _Decoder(geometry)
     return _Decoder(geometry)
 
 
@@ -314,9 +322,8 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                 except ImageError as error:
                     answer = error.without_frames()
                 except _LostError:
-                    answer, decoder = decoder.cause_of_death(limits), None
-                    # A kill may have come from outside, for whatever reason: then the image is innocent.
-                    if answer.code is ErrorCode.OUT_OF_MEMORY and not last_try:
+                    (answer, may_be_innocent), decoder = decoder.cause_of_death(limits), None
+                    if may_be_innocent and not last_try:
                         continue
                 break
             if decoder is not None and decoder.pending <= _FEW:

@@ -1,8 +1,9 @@
 """Pixels of a JPEG, all of them or none.
 
 Pillow decodes a JPEG whose data end too early, and fills up with grey: libjpeg only warns, and Pillow does not hear it.
-simplejpeg wraps the same libjpeg-turbo, gives the same pixels in less time, and passes its first warning on. What it
-does not know is chroma of which there are three columns or rows to one of luma, and the like: Pillow decodes that.
+simplejpeg wraps the same libjpeg-turbo, gives the same pixels in less time, and passes its first warning on. Pillow
+decodes what follows a warning of a file that is odd but may be whole, and what simplejpeg does not know: chroma of
+which there are three columns or rows to one of luma, and the like. There missing data are found another way.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.pieces import JPEG_END, JPEG_SCAN, JPEG_START, jpeg_segments
+from mdmf_ops.detector.pieces import EXIF_NAME, JPEG_APP1, JPEG_END, JPEG_SCAN, JPEG_START, Piece, jpeg_segments
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 """What libjpeg is asked for, by Pillow's mode of the image."""
@@ -30,37 +31,64 @@ _HARMLESS = re.compile(
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
+_SEQUENTIAL, _PROGRESSIVE, _ARITHMETIC = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA), (0xC9, 0xCA)
 _UNREAD = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 """Markers of the frames that libjpeg decodes, and of the others."""
 
 # JFIF's and Adobe's own segments tell of colours.
 _JFIF, _ADOBE = 0xE0, 0xEE
-_METADATA = (*range(_JFIF + 1, _ADOBE), 0xEF, 0xFE)
+_METADATA = (*range(_JFIF, 0xF0), 0xFE)
 
-_TRANSFORMS = {"RGB": (0, 1), "CMYK": (0, 2)}
-"""Adobe's numbers for no transform of colours and for YCbCr or YCCK, by Pillow's mode of the image."""
+_TRANSFORMS = {3: (0, 1), 4: (0, 2)}
+"""Adobe's numbers for no transform of colours and for YCbCr or YCCK, by how many components the image has."""
+
+_END = b"\xff\xd9"
 
 _PADDING_BYTES = 64
 """So many zeros before the end mark that no pixel is made of are those of a download that was never finished."""
 
-_FILLING = bytes(range(1, 251, 3)) * 2
+# Where data are missing libjpeg goes on with bits of 0, which may be a whole block: filling begins with a bit of 1.
+_FILLING = b"\xa6" + bytes(range(1, 251, 3)) * 2
+_RESTARTS = bytes(range(0xD0, 0xD8))
+# What ends a run of a scan's data, with fill bytes before it.
+_MARK = re.compile(rb"(?<!\xff)\xff+[^\0\xff]")
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _BAND_PX = 256
+
+
+class PlainJpeg(JpegImageFile):
+    """A JPEG that Pillow opens without what says nothing of its pixels: of metadata it would take amiss what no viewer
+    does. Orientation is EXIF's alone.
+
+    Attributes:
+        plain: the file of `_plain`.
+    """
+
+    def __init__(self, file: io.BytesIO):
+        content = file.getvalue()
+        pieces = list(jpeg_segments(content))
+        self.plain = _plain(content, pieces)
+        super().__init__(io.BytesIO(self.plain))
+        if exif := _exif(content, pieces):
+            self.info["exif"] = exif
 
 
 def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray | JpegImageFile:
     """Decodes a JPEG that Pillow has opened.
 
+    Args:
+        image: opened and not loaded.
+        content: of `_plain`.
+
     Returns:
         (H, W, 3), (H, W) or (H, W, 4) uint8: RGB, grey, or CMYK as Pillow has it, 255 is full ink. Pillow's image,
-        loaded, where simplejpeg does not know how its chroma is sampled.
+        loaded, where simplejpeg does not know how its chroma is sampled, or a warning may hide others.
 
     Raises:
         ImageError: data for some pixels are missing or damaged.
         ValueError: libjpeg cannot decode it.
     """
     _check_scans(content)
-    content = _plain(content, image.mode)
     try:
         height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
     except KeyError:  # TurboJPEG has a number for how its chroma is sampled, simplejpeg no name for that
@@ -72,19 +100,25 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray | JpegImageF
     # Before memory is taken: both read the header, and it may be made so that they read it differently.
     _check_size(image.size, (width_px, height_px))
     colours = _COLOURS[image.mode]
+    # Pillow stopped at the first scan: the end of a thumbnail lies before.
+    if lacks_end := content.find(_END, image.fp.tell()) < 0:
+        # A download that was never finished may end in zeros, of which blocks may be made.
+        if content.endswith(b"\0\0"):
+            raise ImageError(ErrorCode.TRUNCATED, "the JPEG ends in zeros, without an end mark")
+        content += _END  # if that alone is not there, libjpeg has nothing to warn of
     try:
         pixels = simplejpeg.decode_jpeg(content, colours, strict=True)
     except ValueError as error:
         warning = str(error)
-        if _TRUNCATED.search(warning) or _is_padded(warning, content):
+        if lacks_end or _TRUNCATED.search(warning) or _is_padded(warning, content):
             raise ImageError(ErrorCode.TRUNCATED, f"the JPEG's data end before its image does: {warning}") from error
         if _DAMAGED.search(warning):
             raise ImageError(ErrorCode.CORRUPT, warning) from error
-        # Told to go on, simplejpeg takes an error that follows a warning for a warning too, and gives pixels that were
-        # never written: whatever was in memory.
         if not _HARMLESS.search(warning):
             raise
-        pixels = simplejpeg.decode_jpeg(content, colours, strict=False)
+        # Told to go on, simplejpeg is silent about all that follows: missing data, and errors, for which it gives
+        # pixels that were never written.
+        return _by_pillow(content, image.size)
     if colours == "GRAY":
         return pixels[:, :, 0]
     # In place: at the limit of pixels a second copy would not fit.
@@ -98,18 +132,26 @@ def _check_size(first: tuple[int, int], second: tuple[int, int]) -> None:
 
 
 def _by_pillow(content: bytes, size: tuple[int, int]) -> JpegImageFile:
-    """Decodes by Pillow. Data that are damaged and not missing are not noticed: they show, as in any viewer.
+    """Decodes by Pillow. Data that are damaged and not missing are not noticed, nor what arithmetic code lacks: that
+    shows, as in any viewer.
 
     Args:
         content: of `_plain`.
         size: width and height in px, which limits were checked on.
 
     Raises:
-        ImageError: data for some pixels are missing.
+        ImageError: data for some pixels are missing, or restart marks are.
     """
-    # With bytes behind each scan that no pixel of a whole one is made of. One image after the other: at the limit of
-    # pixels two would not fit.
+    pieces = list(jpeg_segments(content))
+    content = content[: pieces[-1].end]
+    if any(piece.kind in _ARITHMETIC for piece in pieces):  # more data would be of the last pixels
+        return _load(content, size)
+    # With bytes behind each run of data that no pixel of a whole one is made of. One image after the other: at the
+    # limit of pixels two would not fit.
     expected = _digest(_load(_filled(content), size))
+    padding = bytes(_PADDING_BYTES) + _END
+    if content.endswith(padding) and _digest(_load(_filled(content[: -len(padding)] + _END), size)) == expected:
+        raise ImageError(ErrorCode.TRUNCATED, "the JPEG's data end in zeros that no pixel is made of")
     image = _load(content, size)
     if _digest(image) != expected:
         raise ImageError(ErrorCode.TRUNCATED, "the JPEG's data end before its image does")
@@ -131,14 +173,25 @@ def _digest(image: JpegImageFile) -> bytes:
 
 
 def _filled(content: bytes) -> bytes:
-    """A JPEG with more data behind each scan than it has."""
+    """A JPEG with more data behind each run of a scan's than it has, and one run more.
+
+    Raises ImageError for restart marks that are not in turn: what is missing between two is not asked for.
+    """
     view, parts, position, in_scan = memoryview(content), [], 0, False
-    for marker, start, _ in jpeg_segments(content):
+    for marker, start, end in jpeg_segments(content):
         if in_scan:
             begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
-            parts += view[position:begin], _FILLING
+            scan = view[position:begin]
+            restarts = b"".join(_RESTART.findall(scan))
+            if not (_RESTARTS * (1 + len(restarts) // 8)).startswith(restarts):
+                raise ImageError(ErrorCode.CORRUPT, "the JPEG's restart marks are not in turn")
+            following = bytes([0xFF, _RESTARTS[len(restarts) % 8]])
+            data = _MARK.sub(lambda mark: _FILLING + mark[0], scan).rstrip(b"\xff")
+            parts += data, _FILLING, following, _FILLING
             position = begin
-        in_scan = marker == JPEG_SCAN
+        if in_scan := marker == JPEG_SCAN:
+            parts.append(view[position:end])
+            position = end
     return b"".join([*parts, view[position:]])
 
 
@@ -148,8 +201,9 @@ def _check_scans(content: bytes) -> None:
     Those would give a component, the finest bits, or luma's detail.
     """
     components: dict[int, list[int]] = {}  # by id: of each of its 64 coefficients the lowest bit that a scan gave
-    progressive = False
+    progressive, kinds = False, set()
     for marker, start, end in jpeg_segments(content):
+        kinds.add(marker)
         segment = content[start:end]
         if marker in _UNREAD:
             raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, "a lossless or hierarchical JPEG")
@@ -164,40 +218,54 @@ def _check_scans(content: bytes) -> None:
     found = list(components.values())
     if any(bits[0] != 0 or max(bits) > 0 for bits in found) or (found and min(found[0]) < 0):
         raise ImageError(ErrorCode.TRUNCATED, "the JPEG ends before the last of its scans")
+    # Of arithmetic code libjpeg takes what is not there for zeros, and does not warn.
+    if JPEG_END not in kinds and not kinds.isdisjoint(_ARITHMETIC):
+        raise ImageError(ErrorCode.TRUNCATED, "the JPEG has no end mark, and its data do not tell where they end")
 
 
-def _plain(content: bytes, mode: str) -> bytes:
-    """A JPEG of the same pixels, of whose head libjpeg has nothing to warn.
+def _plain(content: bytes, pieces: list[Piece]) -> bytes:
+    """A JPEG of the same pixels, of whose head neither Pillow nor libjpeg has anything to say.
 
-    simplejpeg takes a warning of the head for an error, even where it is told to go on, and only hears the first one:
-    it must be of the pixels. So what says nothing of them is left out, stray bytes of the head included.
-
-    Args:
-        content: the whole file.
-        mode: Pillow's.
+    Pillow fails for metadata that are broken. simplejpeg takes a warning of the head for an error, and only hears the
+    first one: it must be of the pixels. So what says nothing of them is left out, stray bytes of the head included.
     """
     view, parts, position, in_head = memoryview(content), [content[:2]], 2, True
-    for marker, start, end in jpeg_segments(content):
+    frames = (content[start:end] for marker, start, end in pieces if marker in (*_SEQUENTIAL, *_PROGRESSIVE))
+    components = next((frame[5] for frame in frames if len(frame) > 5), 0)
+    for marker, start, end in pieces:
         begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
         if not in_head:
             parts.append(view[position:begin])  # of a scan
-        if marker in (_JFIF, _ADOBE):
-            parts += view[begin:start], _plain_colours(marker, content[start:end], mode)
-        elif marker not in _METADATA:
+        if marker in (_JFIF, _ADOBE) and (colours := _plain_colours(marker, content[start:end], components)):
+            parts += view[begin:start], colours
+        # Behind the first scan all stays: amid data it ends them. So does what is cut off: it is an error.
+        elif marker not in _METADATA or not in_head or end > len(content):
             parts.append(view[begin:end])
         position, in_head = end, in_head and marker != JPEG_SCAN
     plain = b"".join([*parts, view[position:]])
     return content if plain == content else plain  # no second copy while it is decoded
 
 
-def _plain_colours(marker: int, segment: bytes, mode: str) -> bytes:
-    """JFIF's or Adobe's segment, saying in numbers that libjpeg knows what it makes of those that it does not."""
+def _plain_colours(marker: int, segment: bytes, components: int) -> bytes:
+    """JFIF's or Adobe's segment, saying in numbers that libjpeg knows what it makes of those that it does not; nothing
+    for a segment that libjpeg does not read."""
     if marker == _JFIF and segment.startswith(b"JFIF\0") and len(segment) >= 14:
         return segment if segment[5] == 1 else segment[:5] + b"\1\1" + segment[7:]
-    if marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12 and mode in _TRANSFORMS:
-        known = _TRANSFORMS[mode]
+    if marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
+        known = _TRANSFORMS.get(components, segment[11:12])
         return segment if segment[11] in known else segment[:11] + bytes(known[1:]) + segment[12:]
-    return segment
+    return b""
+
+
+def _exif(content: bytes, pieces: list[Piece]) -> bytes:
+    """EXIF of the head, put together; nothing where there is none."""
+    parts = []
+    for marker, start, end in pieces:
+        if marker == JPEG_SCAN:
+            break
+        if marker == JPEG_APP1 and content.startswith(EXIF_NAME, start):
+            parts.append(content[start + len(EXIF_NAME) : end])
+    return EXIF_NAME + b"".join(parts) if parts else b""
 
 
 def _is_padded(warning: str, content: bytes) -> bool:

@@ -9,8 +9,6 @@ from itertools import repeat
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.pieces import (
-    EXIF_NAME,
-    JPEG_APP1,
     JPEG_COMMENT,
     JPEG_END,
     JPEG_SCAN,
@@ -27,11 +25,8 @@ MAX_PIECES = 20_000
 """Of one file. A PNG of 64 MiB in chunks of 8 KiB has 8,192."""
 
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"fcTL", b"fdAT")
-_MANY_NAMES = 4 * EXIF_NAME
 _NUMBER_BYTES = 64
 """A number of a directory counts as so many bytes, for Pillow makes an object of each."""
-_PROFILE_BYTES = 1 << 20
-"""A PNG's profile counts as so many bytes, for Pillow inflates each one that far: a few bytes may become as many."""
 
 
 def check_metadata(content: bytes, max_bytes: int, max_scans: int) -> None:
@@ -57,36 +52,30 @@ def check_metadata(content: bytes, max_bytes: int, max_scans: int) -> None:
 def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
     """Bytes of metadata in each piece of a file, and whether the piece begins a scan of a JPEG."""
     if content.startswith(b"\xff\xd8"):
-        exif, position, in_head = [], 2, True
+        position, in_head = 2, True
         for marker, start, end in jpeg_segments(content):
             if in_head and marker == JPEG_END:
                 # A reader that goes on behind it would read what is not counted here.
                 raise ImageError(ErrorCode.CORRUPT, "a JPEG that ends before its first scan")
             if in_head:
                 yield from _strays(start - (2 if marker == JPEG_START else 4) - position)
-            if marker == JPEG_APP1 and content.startswith(EXIF_NAME, start):
-                exif.append(content[start + len(EXIF_NAME) : end])
             yield end - start if 0xE0 <= marker <= 0xEF or marker == JPEG_COMMENT else 0, marker == JPEG_SCAN
             position, in_head = end, in_head and marker != JPEG_SCAN
         if in_head:
             yield from _strays(len(content) - position)
-        yield from _entries(b"".join(exif))
     elif content.startswith(b"\x89PNG"):
         for kind, start, end in png_chunks(content):
-            size_bytes = max(end - start, _PROFILE_BYTES) if kind == b"iCCP" else end - start
-            yield 0 if kind in _PNG_PIXELS else size_bytes, False
-            if kind == b"eXIf":
-                yield from _entries(content[start:end])
+            # Stray bytes may say any size.
+            yield 0 if kind in _PNG_PIXELS else min(end, len(content)) - start, False
     elif content.startswith(b"RIFF"):
         for kind, start, end in riff_chunks(content):
             yield end - start if kind in (b"EXIF", b"XMP ", b"ICCP") else 0, False
-            if kind == b"EXIF":
-                yield from _entries(content[start:end])
     elif content.startswith(b"GIF8"):
         for kind, start, end in gif_blocks(content):
             yield from ((end - start, False),) if kind else _strays(end - start)
     elif content.startswith((b"II", b"MM")):
-        yield from _entries(content)
+        for entry in tiff_entries(content):
+            yield max(entry.end - entry.start, _NUMBER_BYTES * entry.numbers), False
     elif content[4:8] == b"ftyp":
         yield from ((box.size_bytes, False) for box in boxes(content) if box.kind != b"mdat")
 
@@ -94,11 +83,3 @@ def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
 def _strays(count: int) -> Iterator[tuple[int, bool]]:
     """So many bytes that belong to nothing: Pillow skips them one by one, so that each is a piece."""
     return repeat((0, False), min(count, MAX_PIECES + 1))
-
-
-def _entries(block: bytes) -> Iterator[tuple[int, bool]]:
-    if block.startswith(_MANY_NAMES):
-        # Pillow takes them off one by one, and copies the rest each time.
-        raise ImageError(ErrorCode.TOO_MUCH_METADATA, "EXIF that says its own name over and over")
-    entries = tiff_entries(block.removeprefix(EXIF_NAME))
-    return ((max(entry.end - entry.start, _NUMBER_BYTES * entry.numbers), False) for entry in entries)

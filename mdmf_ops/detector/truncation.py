@@ -15,13 +15,15 @@ from PIL.WebPImagePlugin import WebPImageFile
 from mdmf_ops.detector.pieces import Piece, boxes, png_chunks, riff_chunks, tiff_entries
 
 _JPEG_END = b"\xff\xd9"
-_PNG_END = b"IEND\xaeB`\x82"
+_PNG_END = b"IEND"
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
 
 # Of the passes of an interlaced PNG: first column and row, and steps between them.
 _PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+_INFLATED_BYTES = 1 << 16
 
 _STRIPS = ((273, 279), (324, 325))
 """Tags of a TIFF that hold offsets and sizes of strips, and of tiles."""
@@ -31,18 +33,12 @@ _ZEROS_BYTES = 16
 
 
 def lacks_end(image: ImageFile, content: bytes) -> bool:
-    """Whether the end mark of a JPEG or PNG, or the end of a TIFF's or AVIF's pixels, is not in the file.
+    """Whether the end of a TIFF's or AVIF's pixels is not in the file.
 
     Args:
         image: opened and not loaded.
         content: the whole file.
     """
-    if image.format == "JPEG":
-        # Pillow stops at its first scan; a thumbnail's end lies before. A download that was never finished may end in
-        # zeros, which decode to grey.
-        return content.find(_JPEG_END, image.fp.tell()) < 0
-    if image.format == "PNG":
-        return _PNG_END not in content
     if image.format == "AVIF":
         return _ends_in_zeros(content)
     if image.format == "TIFF":
@@ -63,33 +59,40 @@ def lacks_pixels(image: ImageFile, content: bytes) -> bool:
         content: the whole file.
     """
     if image.format == "PNG":
-        return _lacks_rows(image, content)
+        return _lacks_rows(image, image.plain)
     return image.format == "WEBP" and _is_padded(content)
 
 
 def _lacks_rows(image: ImageFile, content: bytes) -> bool:
     width_px, height_px, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
-    # Memory that no row was decoded into is zero. Only an image whose last pixel is zero too is inflated once more.
+    has_end = _PNG_END in content[-12:]
+    # Memory that no row was decoded into is zero. Only an image whose last pixel is zero too, or that has no end, is
+    # inflated once more.
     last = image.getpixel((width_px - 1, height_px - 1))
-    if not interlaced and any(last if isinstance(last, tuple) else (last,)):
+    if has_end and not interlaced and any(last if isinstance(last, tuple) else (last,)):
         return False
     pixel_bits = depth * _PNG_CHANNELS[colour]
     expected_bytes = 0
     for left, top, step_x, step_y in _PNG_PASSES if interlaced else [(0, 0, 1, 1)]:
         columns, rows = -(-(width_px - left) // step_x), -(-(height_px - top) // step_y)
         expected_bytes += max(rows, 0) * (1 + -(-columns * pixel_bits // 8)) if columns > 0 else 0
-    return _inflated_bytes(content, expected_bytes) < expected_bytes
+    size_bytes, is_complete = _inflated(content, expected_bytes)
+    # Zeros in place of the end may well decode, but not to the checksum of all pixels.
+    return size_bytes < expected_bytes or not (has_end or is_complete)
 
 
-def _inflated_bytes(content: bytes, enough_bytes: int) -> int:
-    """Size of what a PNG's data inflate to, as far as it is asked for."""
+def _inflated(content: bytes, enough_bytes: int) -> tuple[int, bool]:
+    """Size of what a PNG's data inflate to, as far as it is asked for, and whether they are complete with that."""
+    # In pieces: what an inflater leaves of one is copied each time.
     inflater, size_bytes = zlib.decompressobj(), 0
     for kind, start, end in png_chunks(content):
-        data = content[start:end] if kind == b"IDAT" else b""
-        while data and size_bytes < enough_bytes:
-            size_bytes += len(inflater.decompress(data, 1 << 20))
-            data = inflater.unconsumed_tail
-    return size_bytes
+        data = memoryview(content)[start:end] if kind == b"IDAT" else b""
+        for position in range(0, len(data), _INFLATED_BYTES):
+            piece = data[position : position + _INFLATED_BYTES]
+            while piece and size_bytes <= enough_bytes and not inflater.eof:
+                size_bytes += len(inflater.decompress(piece, 1 << 20))
+                piece = inflater.unconsumed_tail
+    return size_bytes, inflater.eof
 
 
 def _is_padded(content: bytes) -> bool:

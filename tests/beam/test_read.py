@@ -149,6 +149,16 @@ def test_a_large_file_is_refused_unread(tmp_path):
     assert fetch_image(missing, Limits()).error.code is ErrorCode.TOO_MANY_BYTES
 
 
+@pytest.mark.parametrize("there", [0, 1, 699])
+def test_an_image_that_a_shard_ends_before_is_truncated(tmp_path, there):
+    path = tmp_path / "cut.tar"
+    path.write_bytes(bytes(512 + there))
+    ref = ImageRef(f"{path}#a.jpg", size_bytes=700, offset_bytes=512)
+    assert fetch_image(ref, Limits()).error.code is ErrorCode.TRUNCATED
+    path.write_bytes(bytes(512 + 700))
+    assert fetch_image(ref, Limits()).content == bytes(700)
+
+
 def test_a_compressed_name_is_not_unpacked(tmp_path):
     path = tmp_path / "a.jpg.gz"
     path.write_bytes(b"\x1f\x8bnot gzip")

@@ -95,7 +95,9 @@ def cuts() -> Iterator[Case]:
             yield f"padded-{share}.{name}", whole[: -len(whole) // share].ljust(len(whole), b"\0"), "truncated"
     yield "short-stream.png", png(64, 64, (b"\0" + bytes(192)) * 32), "truncated"
     yield "one-row-short.png", png(64, 64, (b"\0" + b"x" * 192) * 63), "truncated"
-    yield "no-end.png", lossless[:-12], "truncated"
+    yield "no-end.png", lossless[:-12], SCORED  # with every pixel
+    yield "nearly-no-pixels.png", lossless[:-17], "truncated"
+    yield "zeros-for-the-end.png", lossless[:-12] + bytes(12), SCORED
     yield "no-data.png", lossless[:33] + chunk(b"IEND", b""), "corrupt"
     yield "half.bmp", encode(picture(64, 64), "BMP")[:9000], "truncated"
     yield "half.gif", encode(picture(), "GIF")[:3000], "truncated"
@@ -170,14 +172,14 @@ def metadata() -> Iterator[Case]:
     jpeg = encode(picture(64, 64), "JPEG", quality=40)
     bomb = zlib.compress(bytes(3 << 20), 9)
     flat = {"width": 64, "height": 64}
-    yield "text-bomb.png", flat_png(**flat, before=chunk(b"zTXt", b"a\0\0" + bomb)), "too_much_metadata"
+    yield "text-bomb.png", flat_png(**flat, before=chunk(b"zTXt", b"a\0\0" + bomb)), SCORED
     international = chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)
-    yield "international-text-bomb.png", flat_png(**flat, before=international), "too_much_metadata"
-    yield "text-bomb-behind.png", flat_png(**flat, after=chunk(b"zTXt", b"a\0\0" + bomb)), "too_much_metadata"
-    yield "profile-bomb.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\0" + bomb)), "too_much_metadata"
+    yield "international-text-bomb.png", flat_png(**flat, before=international), SCORED
+    yield "text-bomb-behind.png", flat_png(**flat, after=chunk(b"zTXt", b"a\0\0" + bomb)), SCORED
+    yield "profile-bomb.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\0" + bomb)), SCORED
     yield "no-profile.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\0junk")), SCORED
     yield "empty-chunks.png", flat_png(**flat, before=chunk(b"teXt", b"") * 20_001), "too_much_metadata"
-    yield "lying-chunk.png", flat_png(**flat, before=b"\x7f\xff\xff\xfftEXta\0b"), "too_much_metadata"
+    yield "lying-chunk.png", flat_png(**flat, before=b"\x7f\xff\xff\xfftEXta\0b"), "corrupt"
     yield "unknown-critical.png", flat_png(**flat, before=chunk(b"ABCD", b"")), SCORED
     yield "bad-checksum.png", flat_png(**flat)[:-20] + bytes(4) + flat_png(**flat)[-16:], "corrupt"
     overlapping = tiff([(40_000 + i, 1, 60_000, 8) for i in range(300)])
@@ -188,13 +190,12 @@ def metadata() -> Iterator[Case]:
         "too-many": b"II*\0\x08\0\0\0\xff\xff" + bytes(20),
         "of-no-order": b"XX*\0\x08\0\0\0",
     }.items():
-        code = "too_much_metadata" if name == "overlapping" else SCORED
-        yield f"exif-{name}.jpg", jpeg[:2] + segment(0xE1, b"Exif\0\0" + exif[:65_000]) + jpeg[2:], code
-        yield f"exif-{name}.png", flat_png(**flat, before=chunk(b"eXIf", exif[:65_000])), code
+        yield f"exif-{name}.jpg", jpeg[:2] + segment(0xE1, b"Exif\0\0" + exif[:65_000]) + jpeg[2:], SCORED
+        yield f"exif-{name}.png", flat_png(**flat, before=chunk(b"eXIf", exif[:65_000])), SCORED
     named = segment(0xE1, b"Exif\0\0" * 10)
-    yield "exif-named-often.jpg", jpeg[:2] + named + jpeg[2:], "too_much_metadata"
+    yield "exif-named-often.jpg", jpeg[:2] + named + jpeg[2:], SCORED
     yield "profile-of-255-parts.jpg", jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0\1\xff" + bytes(9)) * 9 + jpeg[2:], SCORED
-    yield "photoshop-nonsense.jpg", jpeg[:2] + segment(0xED, b"Photoshop 3.0\x008BIM\xff\xff") + jpeg[2:], "corrupt"
+    yield "photoshop-nonsense.jpg", jpeg[:2] + segment(0xED, b"Photoshop 3.0\x008BIM\xff\xff") + jpeg[2:], SCORED
     yield "adobe-of-no-kind.jpg", jpeg[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\xff") + jpeg[2:], SCORED
     yield "lying-segment.jpg", jpeg[:2] + b"\xff\xe1\xff\xffshort" + jpeg[2:], "truncated"
     yield "segment-of-no-size.jpg", jpeg[:2] + b"\xff\xe1\0\0" + jpeg[2:], SCORED
@@ -269,7 +270,7 @@ def animated() -> Iterator[Case]:
         content = encode(frames[0], image_format, save_all=True, append_images=frames[1:])
         yield f"animated.{image_format.lower()}", content, SCORED
     yield "animation-of-nothing.png", flat_png(64, 64, before=chunk(b"acTL", bytes(8))), SCORED
-    yield "2-to-31-frames.png", flat_png(64, 64, before=chunk(b"acTL", b"\x7f\xff\xff\xff" + bytes(4))), SCORED
+    yield "2-to-31-frames.png", flat_png(64, 64, before=chunk(b"acTL", b"\x7f\xff\xff\xff" + bytes(4))), "corrupt"
     control = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 60_000, 60_000, 0, 0, 1, 1, 0, 0))
     yield "frame-beyond.png", flat_png(64, 64, before=chunk(b"acTL", b"\0\0\0\1" + bytes(4)) + control), "corrupt"
 

@@ -121,7 +121,7 @@ def _orientations() -> Iterator[Case]:
         exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<H", 0x112) + value + bytes(4)
         yield f"orientation-{name}.jpg", jpeg[:2] + segment(0xE1, exif) + jpeg[2:], SCORED
     exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 0x112, 5, 2**32 - 1, 8) + bytes(4)
-    yield "orientation-of-34-gb.jpg", jpeg[:2] + segment(0xE1, exif) + jpeg[2:], TOO_MUCH
+    yield "orientation-of-34-gb.jpg", jpeg[:2] + segment(0xE1, exif) + jpeg[2:], SCORED
 
 
 def _pngs() -> Iterator[Case]:
@@ -134,8 +134,8 @@ def _pngs() -> Iterator[Case]:
     yield "palette-of-300.png", png(64, 64, indices, colour=3, before=chunk(b"PLTE", bytes(900))), "corrupt"
     yield "palette-of-5-bytes.png", png(64, 64, indices, colour=3, before=chunk(b"PLTE", bytes(5))), SCORED
     opaque = palette + chunk(b"tRNS", bytes(300))
-    yield "300-transparencies.png", png(64, 64, indices, colour=3, before=opaque), "corrupt"
-    yield "transparency-too-short.png", png(64, 64, rows, before=chunk(b"tRNS", b"\0")), "corrupt"
+    yield "300-transparencies.png", png(64, 64, indices, colour=3, before=opaque), SCORED
+    yield "transparency-too-short.png", png(64, 64, rows, before=chunk(b"tRNS", b"\0")), SCORED
     twice = png(64, 64, (b"\0" + bytes(256)) * 64, colour=6, before=chunk(b"tRNS", bytes(6)))
     yield "transparency-twice.png", twice, SCORED
     wide = png(64, 64, (b"\0" + bytes(128)) * 64, depth=16, colour=0, before=chunk(b"tRNS", b"\xff\xff"))
@@ -155,17 +155,48 @@ def _pngs() -> Iterator[Case]:
     empty_blocks = b"\x78\x01" + b"\0\0\0\xff\xff" * 600
     yield "data-of-nothing.png", start + chunk(b"IDAT", empty_blocks) + end, "truncated"
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 9000, 8000, 8, 6, 0, 0, 0))
-    yield "second-head.png", flat_png(**flat, before=head), "truncated"
+    yield "second-head.png", flat_png(**flat, before=head), "corrupt"
     yield "late-head.png", flat_png(**flat)[:8] + text + flat_png(**flat)[8:], "corrupt"
     yield "of-a-phone-app.png", flat_png(**flat)[:8] + chunk(b"CgBI", bytes(4)) + flat_png(**flat)[8:], "corrupt"
-    yield "negative-chunk.png", flat_png(**flat, before=b"\xff\xff\xff\xfftEXta\0b"), TOO_MUCH
-    yield "nameless-chunk.png", flat_png(**flat, before=chunk(bytes(4), b"x")), "corrupt"
+    yield "negative-chunk.png", flat_png(**flat, before=b"\xff\xff\xff\xfftEXta\0b"), "corrupt"
+    yield "nameless-chunk.png", flat_png(**flat, before=chunk(bytes(4), b"x")), SCORED
     almost = zlib.compress(bytes((1 << 20) - 99), 9)
-    yield "17-profile-bombs.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\0" + almost) * 17), TOO_MUCH
-    yield "text-of-no-compression-known.png", flat_png(**flat, before=chunk(b"zTXt", b"a\0\xffjunk")), "corrupt"
+    yield "17-profile-bombs.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\0" + almost) * 17), SCORED
+    yield "text-of-no-compression-known.png", flat_png(**flat, before=chunk(b"zTXt", b"a\0\xffjunk")), SCORED
     animation = chunk(b"acTL", struct.pack(">II", 2, 0))
     control = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 5, 64, 64, 0, 0, 1, 1, 2, 1))
     yield "frames-out-of-order.png", flat_png(**flat, before=animation + control), "corrupt"
+    # Browsers read none of these.
+    for kind in (b"tEXt", b"prVt", b"eXIf", b"tRNS", b"acTL"):
+        damaged = chunk(kind, b"\0\0\0\1" + bytes(4))[:-4] + b"sum!"
+        yield f"wrong-checksum-of-{kind.decode()}.png", flat_png(**flat, before=damaged), SCORED
+    for kind in (b"pHYs", b"sRGB", b"gAMA", b"cHRM", b"acTL"):
+        yield f"too-short-{kind.decode()}.png", flat_png(**flat, before=chunk(kind, b"")), SCORED
+    yield "profile-of-no-compression-known.png", flat_png(**flat, before=chunk(b"iCCP", b"a\0\1junk")), SCORED
+    yield "profile-without-a-name.png", flat_png(**flat, before=chunk(b"iCCP", b"abc")), SCORED
+    yield "wrong-checksum-of-the-end.png", flat_png(**flat)[:-4] + bytes(4), SCORED
+    yield "junk-before-the-end.png", flat_png(**flat)[:-12] + b"junk" + flat_png(**flat)[-12:], SCORED
+    yield (
+        "4-bits-of-a-transparent-shade.png",
+        png(64, 64, (b"\0" + bytes(32)) * 64, depth=4, colour=0, before=chunk(b"tRNS", b"\0\x0f")),
+        SCORED,
+    )
+    once = chunk(b"acTL", struct.pack(">II", 1, 0))
+    for name, size, numbers, code in (
+        ("hidden-picture-and-a-small-frame", 32, (0, 1), "unsupported_format"),
+        ("hidden-picture-and-frames-out-of-order", 64, (0, 2), "corrupt"),
+        ("hidden-picture-and-a-later-frame", 64, (5, 6), "corrupt"),
+        ("hidden-picture", 64, (0, 1), SCORED),
+    ):
+        frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", numbers[0], size, size, 0, 0, 1, 1, 0, 0))
+        frame += chunk(b"fdAT", struct.pack(">I", numbers[1]) + zlib.compress((b"\0" + bytes(size // 8)) * size))
+        yield f"{name}.png", flat_png(**flat, before=once, after=frame), code
+    yield "hidden-picture-and-nothing.png", flat_png(**flat, before=once, after=frame[:38]), "corrupt"
+    yield (
+        "hidden-picture-and-no-data.png",
+        flat_png(**flat, before=once, after=frame[:38] + chunk(b"fdAT", b"")),
+        "corrupt",
+    )
 
 
 def _gifs() -> Iterator[Case]:
@@ -263,6 +294,19 @@ def _tiffs() -> Iterator[Case]:
         ("zstandard", {"_259": 50_000}, "corrupt"),
     ):
         yield f"{name}.tiff", grey_tiff(**changed), code
+    for name, changed, code in (
+        ("smaller-copy", {"_254": 1, "_330": 8}, "unsupported_format"),
+        ("page-of-many", {"_254": 2}, SCORED),
+        ("copy-of-no-kind", {"_255": 99}, SCORED),
+        ("smaller-copy-of-old", {"_255": 2}, "unsupported_format"),
+        ("negative", {"_262": 0}, SCORED),
+        ("negative-of-16-bits", {"_262": 0, "_258": 16, "height": 128, "_257": 64, "_278": 64}, SCORED),
+        ("sideways", {"_274": 6}, SCORED),
+    ):
+        yield f"{name}.tiff", grey_tiff(**changed), code
+    values = b"".join(struct.pack("<HHII", 1000 + i, 1, 60_000, 8) for i in range(100))
+    directory = struct.pack("<H", 100) + values + bytes(60_000)
+    yield "exif-overlapping.tiff", grey_tiff(_34665=8 + 2 + 12 * 10 + 4 + 5120) + directory, SCORED
     yield "2-to-63-entries.tiff", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(400), "corrupt"
     yield "offset-of-2-to-63.tiff", b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63) + bytes(400), "corrupt"
     yield "jpeg-within.tiff", encode(picture(), "TIFF", compression="jpeg"), SCORED
@@ -290,6 +334,23 @@ def _bmps() -> Iterator[Case]:
     yield "4-billion-colours.bmp", bmp(64, 64, 8, 0, bytes(4096), 2**32 - 1), "corrupt"
     yield "3-bits.bmp", bmp(64, 64, 3, 0, bytes(4096)), "corrupt"
     yield "pixels-beyond.bmp", bmp(64, 64, 24, 0, bytes(64 * 64 * 3), offset=2**31), "truncated"
+    for name, bits, masks, code in (
+        ("4-bits-each", 16, (0xF00, 0xF0, 0xF), SCORED),
+        ("4-bits-each-and-alpha", 16, (0xF00, 0xF0, 0xF, 0xF000), SCORED),
+        ("10-bits-each", 32, (0x3FF00000, 0xFFC00, 0x3FF), SCORED),
+        ("red-and-blue-exchanged", 32, (0xFF, 0xFF00, 0xFF0000), SCORED),
+        ("no-red", 16, (0, 0xF0, 0xF), SCORED),
+        ("bits-apart", 32, (0xF0F, 0xF0, 0xFF0000), "unsupported_pixels"),
+        ("bits-beyond", 16, (0xF0000, 0xF0, 0xF), "unsupported_pixels"),
+        ("fields-of-8-bits", 8, (4, 2, 1), "unsupported_pixels"),
+    ):
+        fields = struct.pack(f"<{len(masks)}I", *masks) + bytes(64 * 64 * bits // 8)
+        content = bmp(64, 64, bits, 3, fields, offset=54 + 4 * len(masks))
+        if len(masks) == 4:
+            content = content[:14] + struct.pack("<I", 56) + content[18:]  # the masks are a part of the head
+        yield f"{name}.bmp", content, code
+        if code == SCORED:
+            yield f"{name}-cut.bmp", content[:-1], "truncated"
     yield "jpeg-within.bmp", bmp(64, 64, 0, 4, encode(picture(64, 64), "JPEG", quality=40)), "corrupt"
 
 
@@ -298,5 +359,7 @@ def _avifs() -> Iterator[Case]:
     for kind, code in ((b"iloc", "corrupt"), (b"iinf", "corrupt"), (b"av1C", "corrupt")):
         start = avif.index(kind) + (4 if kind == b"av1C" else 8)
         yield f"{kind.decode()}-of-ones.avif", avif[:start] + b"\xff" * 4 + avif[start + 4 :], code
+    head = struct.pack(">I4sQ", 1, b"ftyp", 32) + b"avif\0\0\0\0avifmif1"  # of the same length
+    yield "head-of-64-bits.avif", head + avif[32:], SCORED
     data = avif.index(b"mdat") + 4
     yield "noise.avif", avif[:data] + np.random.default_rng(5).bytes(len(avif) - data), "corrupt"

@@ -3,10 +3,28 @@
 import io
 import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
-from formats import BROKEN_EXIF, GREY, LOSSLESS, LOSSY, RGB, chunk, encode_gif, error_of, grey_to_rgb, png, save
+from formats import (
+    BROKEN_EXIF,
+    GREY,
+    LOSSLESS,
+    LOSSY,
+    PNG_END,
+    RGB,
+    chunk,
+    damaged,
+    encode_gif,
+    error_of,
+    grey_to_rgb,
+    png,
+    png_data,
+    png_head,
+    png_of,
+    save,
+)
 from PIL import Image
 
 from mdmf_ops.detector import ErrorCode, decode
@@ -75,6 +93,40 @@ def test_a_transparent_shade_of_16_bits_is_white():
     transparent = chunk(b"tRNS", struct.pack(">H", 1002))
     pixels = decode(png(128, 96, 16, 0, [row.tobytes() for row in shades], transparent)).pixels
     np.testing.assert_array_equal(pixels, grey_to_rgb(np.where(shades == 1002, 255, 4).astype(np.uint8)))
+
+
+def grey_tiff(data, bits, photometric, **more):
+    """A TIFF of one strip of 128 x 96 px of grey, for what Pillow does not write."""
+    tags = {256: 128, 257: 96, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 96, 279: len(data)}
+    tags |= {int(tag[1:]): value for tag, value in more.items()}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + data
+
+
+def test_12_bits_are_scaled():
+    shades = WIDE >> 4
+    pairs = shades.reshape(-1, 2).astype(np.uint32)
+    packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").tobytes()
+    data = b"".join(packed[at + 1 : at + 4] for at in range(0, len(packed), 4))
+    expected = np.rint(shades * (255 / 4095)).astype(np.uint8)
+    np.testing.assert_array_equal(decode(grey_tiff(data, 12, 1)).pixels, grey_to_rgb(expected))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_negative_tiff_is_a_positive_picture(bits):
+    shades = WIDE >> (16 - bits)
+    data = (((1 << bits) - 1) - shades).astype(f"<u{bits // 8}").tobytes()
+    expected = np.rint(shades * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    np.testing.assert_array_equal(decode(grey_tiff(data, bits, 0)).pixels, grey_to_rgb(expected))
+
+
+@pytest.mark.parametrize("tag", [{"_254": 1}, {"_254": 5}, {"_255": 2}])
+def test_a_tiff_that_begins_with_a_smaller_copy_is_not_read_for_its_picture(tag):
+    error = error_of(grey_tiff(GREY.tobytes(), 8, 1, **tag))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT and "smaller copy" in error.message
+    others = {name: value - 1 for name, value in tag.items()}
+    np.testing.assert_array_equal(decode(grey_tiff(GREY.tobytes(), 8, 1, **others)).pixels, grey_to_rgb(GREY))
 
 
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
@@ -154,6 +206,92 @@ def test_one_transparent_colour_without_a_palette(mode):
     hit = (pixels == colour).all(axis=2) if mode == "RGB" else pixels == colour
     expected = np.where(hit[:, :, None], 255, pixels if mode == "RGB" else grey_to_rgb(pixels))
     np.testing.assert_array_equal(decode(save(pixels, "png", transparency=colour)).pixels, expected)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_transparent_shade_of_few_bits_is_white(depth):
+    shades = np.random.default_rng(5).integers(0, 1 << depth, (96, 128))
+    places = 8 // depth
+    packed = sum(shades[:, place::places] << (8 - depth * (place + 1)) for place in range(places)).astype(np.uint8)
+    content = png(128, 96, depth, 0, [row.tobytes() for row in packed], chunk(b"tRNS", b"\0\1"))
+    expected = np.where(shades == 1, 255, shades * (255 // ((1 << depth) - 1)))
+    np.testing.assert_array_equal(decode(content).pixels, grey_to_rgb(expected.astype(np.uint8)))
+
+
+COLOUR = chunk(b"tRNS", struct.pack(">HHH", *map(int, RGB[5, 7])))
+NO_COLOUR = chunk(b"tRNS", struct.pack(">HHH", 256, 256, 256))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_white"),
+    [
+        ((COLOUR,), (), True),
+        ((COLOUR, NO_COLOUR), (), True),
+        ((NO_COLOUR, COLOUR), (), False),
+        ((damaged(COLOUR),), (), False),
+        ((chunk(b"tRNS", bytes(5)),), (), False),
+        ((), (COLOUR,), False),
+    ],
+    ids=["one", "the first", "not the second", "wrong checksum", "too short", "too late"],
+)
+def test_of_transparent_colours_one_is_taken_as_browsers_do(before, after, is_white):
+    content = png_of(png_head(RGB), *before, chunk(b"IDAT", png_data(RGB)), *after, PNG_END)
+    expected = np.where(is_white & (RGB[5, 7] == RGB).all(axis=2, keepdims=True), 255, RGB)
+    np.testing.assert_array_equal(decode(content).pixels, expected)
+
+
+# A BMP's fields of bits.
+
+
+def bmp_of_fields(bits, masks, shades, upright=False, head_bytes=40):
+    """Of (H, W, 3 or 4), each channel as wide as its mask."""
+    height, width, _ = shades.shape
+    pixels = sum(shades[:, :, i].astype(np.uint64) << ((m & -m).bit_length() - 1) for i, m in enumerate(masks))
+    rows = pixels if upright else pixels[::-1]
+    rows = np.pad(rows, ((0, 0), (0, width * bits // 8 % 4 * 8 // bits))).astype(f"<u{bits // 8}")
+    about = struct.pack("<IiiHHII16x", head_bytes, width, -height if upright else height, 1, bits, 3, 0)
+    about += struct.pack(f"<{len(masks)}I", *masks)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(about)) + about + rows.tobytes()
+
+
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (16, (0xF00, 0xF0, 0xF)),
+        (16, (0x1F, 0x7E0, 0xF800)),
+        (16, (0xE0, 0x1C, 0x3)),
+        (32, (0xFF, 0xFF00, 0xFF0000)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF)),
+        (32, (0xFFE00000, 0x1FFC00, 0x3FF)),
+    ],
+)
+def test_a_bmp_of_any_fields_of_bits_gives_its_colours(bits, masks, upright):
+    widths = [bin(mask).count("1") for mask in masks]
+    rng = np.random.default_rng(6)
+    shades = np.stack([rng.integers(0, 1 << width, (70, 65)) for width in widths], axis=2)
+    content = bmp_of_fields(bits, masks, shades, upright)
+    expected = [
+        shades[:, :, i] >> (width - 8) if width > 8 else np.rint(shades[:, :, i] * (255 / ((1 << width) - 1)))
+        for i, width in enumerate(widths)
+    ]
+    np.testing.assert_array_equal(decode(content).pixels, np.stack(expected, axis=2).astype(np.uint8))
+    assert error_of(content[:-1]).code is ErrorCode.TRUNCATED
+    assert error_of(content[: len(content) // 2]).code is ErrorCode.TRUNCATED
+
+
+def test_a_bmp_of_fields_with_alpha_is_on_white():
+    shades = np.random.default_rng(7).integers(0, 16, (70, 65, 4))
+    masks = (0xF00, 0xF0, 0xF, 0xF000)
+    expected = on_white(shades[:, :, :3] * 17, shades[:, :, 3] * 17)
+    assert np.abs(decode(bmp_of_fields(16, masks, shades, head_bytes=56)).pixels - expected).max() <= 1
+
+
+def test_a_bmp_of_fields_that_are_none_is_not_called_damaged():
+    content = bmp_of_fields(32, (0xFF, 0xFF00, 0xFF0000), RGB).replace(
+        struct.pack("<I", 0xFF), struct.pack("<I", 0xF0F)
+    )
+    assert error_of(content).code is ErrorCode.UNSUPPORTED_PIXELS
 
 
 # CMYK.
@@ -241,6 +379,72 @@ def test_every_orientation_is_made_upright(name, modes, orientation):
         np.testing.assert_array_equal(turned.pixels, UPRIGHT[orientation](stored), err_msg=mode)
 
 
+def test_a_tiff_is_not_turned_in_memory_and_its_exif_is_not_read(monkeypatch):
+    content = grey_tiff(GREY.tobytes(), 8, 1, _274=6, _34665=8)  # the directory itself
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", None)
+    monkeypatch.setattr(Image.Exif, "get_ifd", None)
+    decoded = decode(content)
+    assert (decoded.stored.size, decoded.size) == ((128, 96), (96, 128))
+    np.testing.assert_array_equal(decoded.pixels, UPRIGHT[6](grey_to_rgb(GREY)))
+
+
+XMP = b'<rdf:Description tiff:Orientation="6"/>'
+EXIF_AS_TEXT = b"Raw profile type exif\0\nexif\n 1\n" + with_orientation(6).tobytes().hex().encode()
+
+
+@pytest.mark.parametrize("name", ["png", "webp", "avif", "tiff"])
+def test_orientation_is_exifs_alone(name):
+    if name == "png":
+        content = save(RGB, name)
+        texts = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP) + chunk(b"tEXt", EXIF_AS_TEXT)
+        content = content[:33] + texts + content[33:]
+    elif name == "tiff":
+        content = save(RGB, name, tiffinfo={700: XMP})
+    else:
+        content = save(RGB, name, xmp=XMP)
+    assert XMP in content
+    np.testing.assert_array_equal(decode(content).pixels, decode(save(RGB, name)).pixels)
+
+
+def test_of_a_pngs_exif_the_first_before_its_pixels_is_read():
+    def exif(orientation):
+        return chunk(b"eXIf", with_orientation(orientation).tobytes()[6:])
+
+    pixels = chunk(b"IDAT", png_data(RGB))
+    for before, after, orientation in (
+        ((exif(6), exif(3)), (), 6),
+        ((chunk(b"eXIf", with_orientation(3).tobytes()), exif(6)), (), 6),  # named as a JPEG's is
+        ((damaged(exif(3)), exif(6)), (), 6),
+        ((damaged(exif(3)),), (), 1),
+        ((), (exif(6),), 1),
+    ):
+        found = decode(png_of(png_head(RGB), *before, pixels, *after, PNG_END)).pixels
+        np.testing.assert_array_equal(found, UPRIGHT[orientation](RGB))
+
+
+def entry(tag, kind, count, value):
+    return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize(
+    ("entries", "orientation"),
+    [
+        ([entry(0x0112, 3, 1, b"\6")], 6),
+        ([entry(0x010F, 2, 2**32 - 1, b"\xff\xff\xff\xff"), entry(0x0112, 3, 1, b"\6")], 6),
+        ([entry(0x9286 + i, 1, 60_000, b"\x08") for i in range(300)], 1),
+        ([entry(0x0112, 3, 2**31, b"\x08")], 1),
+        ([entry(0x0112, 3, 2, b"\6\0\6")], 1),
+        ([entry(0x0112, 2, 2, b"6")], 1),
+        ([entry(0x0112, 11, 1, struct.pack("<f", 6))], 1),
+    ],
+)
+def test_of_exif_nothing_but_the_orientation_is_read(name, entries, orientation):
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    upright = decode(save(RGB, name)).pixels
+    np.testing.assert_array_equal(decode(save(RGB, name, exif=exif)).pixels, UPRIGHT[orientation](upright))
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_an_orientation_that_is_none_is_ignored(orientation):
     content = save(RGB, "png", exif=with_orientation(orientation))
@@ -269,3 +473,102 @@ def test_of_many_pictures_the_first_is_read(name):
     assert len(content) > len(alone)
     difference = decode(content).pixels.astype(int) - decode(alone).pixels
     assert np.abs(difference).mean() <= (3 if name == "avif" else 0)
+
+
+def frame(number, height=96, width=128, left=0):
+    return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, left, 0, 1, 10, 0, 0))
+
+
+def frame_data(number, pixels):
+    return chunk(b"fdAT", struct.pack(">I", number) + pixels)
+
+
+ANIMATED = chunk(b"acTL", struct.pack(">II", 1, 0))
+FIRST, SECOND = chunk(b"IDAT", png_data(RGB)), png_data(255 - RGB)
+HIDING = (FIRST, frame(0), frame_data(1, SECOND))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shown"),
+    [
+        ((ANIMATED, *HIDING), 255 - RGB),
+        ((ANIMATED, *HIDING, frame(2), frame_data(3, png_data(RGB))), 255 - RGB),
+        ((ANIMATED, FIRST, frame(0), frame_data(1, SECOND[:999]), frame_data(2, SECOND[999:])), 255 - RGB),
+        ((ANIMATED, chunk(b"acTL", bytes(8)), *HIDING), 255 - RGB),
+        ((ANIMATED, chunk(b"IDAT", b"not read"), *HIDING[1:]), 255 - RGB),
+        ((ANIMATED, frame(0), FIRST, frame(1), frame_data(2, SECOND)), RGB),
+        ((frame(0), ANIMATED, FIRST, frame(1), frame_data(2, SECOND)), RGB),
+        (HIDING, RGB),
+        ((FIRST, ANIMATED, *HIDING[1:]), RGB),
+        ((damaged(ANIMATED), *HIDING), RGB),
+        ((chunk(b"acTL", bytes(8)), *HIDING), RGB),
+        ((chunk(b"acTL", struct.pack(">II", 1 << 31, 0)), *HIDING), RGB),
+        ((chunk(b"acTL", b"\0\0\0\1"), *HIDING), RGB),
+        ((ANIMATED, FIRST), ErrorCode.CORRUPT),
+        ((ANIMATED, FIRST, frame(0)), ErrorCode.CORRUPT),
+        ((ANIMATED, FIRST, damaged(frame(0)), frame_data(1, SECOND)), ErrorCode.CORRUPT),
+        ((ANIMATED, FIRST, frame(5), frame_data(6, SECOND)), ErrorCode.CORRUPT),
+        ((ANIMATED, FIRST, frame(0), frame_data(7, SECOND)), ErrorCode.CORRUPT),
+        ((ANIMATED, frame(0, 90), FIRST), ErrorCode.CORRUPT),
+        ((ANIMATED, FIRST, frame(0), frame_data(1, SECOND[:999])), ErrorCode.TRUNCATED),
+        ((ANIMATED, FIRST, frame(0, 95), frame_data(1, SECOND)), ErrorCode.UNSUPPORTED_FORMAT),
+        ((ANIMATED, FIRST, frame(0, left=1), frame_data(1, SECOND)), ErrorCode.UNSUPPORTED_FORMAT),
+    ],
+)
+def test_of_an_animated_png_the_frame_is_read_that_browsers_show_first(chunks, shown):
+    content = png_of(png_head(RGB), *chunks, PNG_END)
+    if isinstance(shown, ErrorCode):
+        assert error_of(content).code is shown
+    else:
+        np.testing.assert_array_equal(decode(content).pixels, shown)
+
+
+# What is beside the pixels, and damaged.
+
+TEXT = chunk(b"tEXt", b"Software\0x")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        damaged(TEXT),
+        damaged(chunk(b"prVt", b"x")),
+        *(chunk(kind, b"\0") for kind in (b"pHYs", b"gAMA", b"cHRM", b"acTL", b"fcTL")),
+        chunk(b"sRGB", b""),
+        chunk(b"iCCP", b"a\0\1junk"),
+        chunk(b"iCCP", b"abc"),
+        chunk(b"zTXt", b"a\0\xffjunk"),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20))),
+        chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2 << 20))) * 20,
+    ],
+    ids=lambda beside: beside[4:8].decode(),
+)
+def test_what_a_png_holds_beside_its_pixels_does_not_make_them_unreadable(beside):
+    content = save(RGB, "png")
+    np.testing.assert_array_equal(decode(content[:33] + beside + content[33:]).pixels, RGB)
+    np.testing.assert_array_equal(decode(content[:-12] + beside + content[-12:]).pixels, RGB)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [damaged(PNG_END), chunk(b"IEND", b"long"), b"junk" + PNG_END, PNG_END[:-1], bytes(9), b""],
+    ids=["wrong checksum", "with data", "behind junk", "cut", "zeros", "none"],
+)
+def test_how_a_png_ends_behind_its_pixels_does_not_matter(end):
+    content = save(RGB, "png")
+    np.testing.assert_array_equal(decode(content[:-12] + end).pixels, RGB)
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE"])
+def test_damage_to_what_a_pngs_pixels_are_made_of_is_an_error(kind):
+    content = save(Image.fromarray(RGB).quantize(50), "png")
+    at = content.index(kind)
+    end = at + 4 + int.from_bytes(content[at - 4 : at], "big")
+    assert error_of(content[:end] + bytes(4) + content[end + 4 :]).code is ErrorCode.CORRUPT
+
+
+def test_an_avif_whose_head_says_its_size_in_64_bits_is_read():
+    content = save(RGB, "avif")
+    assert content[:4] == struct.pack(">I", 32)
+    head = struct.pack(">I4sQ", 1, b"ftyp", 32) + b"avif" + bytes(4) + b"avifmif1"
+    np.testing.assert_array_equal(decode(head + content[32:]).pixels, decode(content).pixels)

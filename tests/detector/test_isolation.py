@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -172,8 +173,9 @@ def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():
             np.testing.assert_array_equal(each.tiles, expected.tiles)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 @pytest.mark.parametrize("when", ["asked", "waiting"])
-def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when):
+def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when, number):
     ask, killed = isolation._Decoder.ask, []
 
     def kill(decoder, *request):
@@ -181,7 +183,7 @@ def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when):
             ask(decoder, *request)
         if len(killed) < 1 and len(decoder._asked) == (2 if when == "waiting" else 1):
             killed.append(decoder._process.pid)
-            decoder._process.kill()
+            decoder._process.send_signal(number)
             decoder._process.wait()
         if when == "asked":
             ask(decoder, *request)
@@ -292,6 +294,48 @@ def test_a_decoder_that_was_killed_from_outside_costs_no_image():
     [decoder] = isolation._idle[-1:]
     os.kill(decoder._process.pid, signal.SIGKILL)
     np.testing.assert_array_equal(decode_isolated(content, GEOMETRY, LIMITS).tiles, whole.tiles)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_tells_a_whole_service_to_stop_costs_no_image(number):
+    isolation._end_all()
+    contents = [encode(photo(1)), encode(photo(2, 1500, 1500), "PNG"), encode(photo(3))]
+    answers = decode_in_turn(contents, GEOMETRY, LIMITS)
+    found = [kept(next(answers))]
+    decoder = answers.gi_frame.f_locals["answers"].gi_frame.f_locals["decoder"]
+    assert os.getsid(decoder._process.pid) == decoder._process.pid, "a terminal would tell it too"
+    decoder._process.send_signal(number)
+    found += map(kept, answers)
+    for tiled, content in zip(found, contents, strict=True):
+        np.testing.assert_array_equal(tiled.tiles, tile_image(decode(content), GEOMETRY).tiles)
+    assert isolation._idle == [decoder], "the same one has gone on"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_decoder_that_is_killed_as_it_starts_costs_no_image(monkeypatch, tmp_path, number):
+    killed = f"import os, pathlib\npathlib.Path({str(tmp_path / 'killed')!r}).touch(exist_ok=False)\n"
+    once = f"try:\n exec({killed!r})\n os.kill(os.getpid(), {int(number)})\nexcept FileExistsError:\n pass\n"
+    monkeypatch.setattr(isolation, "_COMMAND", once + isolation._COMMAND)
+    isolation._end_all()
+    content = encode(photo(1))
+    tiles = decode_isolated(content, GEOMETRY, LIMITS).tiles
+    np.testing.assert_array_equal(tiles, tile_image(decode(content), GEOMETRY).tiles)
+    assert (tmp_path / "killed").exists()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+@pytest.mark.parametrize(("spare_bytes", "code"), [(160 << 20, None), (20 << 20, ErrorCode.OUT_OF_MEMORY)])
+def test_a_limit_of_memory_from_outside_is_no_crash(spare_bytes, code):
+    isolation._end_all()
+    content, large = encode(photo(1)), png(5000, 4000, bytes(5000 * 4000 * 4 + 40_000), colour=6, interlaced=1)
+    tiles = decode_isolated(content, GEOMETRY, LIMITS).tiles
+    pid = isolation._idle[-1]._process.pid
+    most_bytes = data_bytes() + spare_bytes
+    resource.prlimit(pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    np.testing.assert_array_equal(decode_isolated(content, GEOMETRY, LIMITS).tiles, tiles)
+    assert getattr(outcome(large, replace(LIMITS, max_decode_s=30)), "code", None) is code
+    assert isolation._idle[-1]._process.pid == pid
+    isolation._end_all()
 
 
 def test_threads_have_a_process_each_and_leave_no_more_than_they_need():

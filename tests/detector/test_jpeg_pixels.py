@@ -1,6 +1,9 @@
-"""JPEGs with an odd head that are whole: the pixels that Pillow gives, and an error as soon as any are missing."""
+"""JPEGs that are odd and whole: the pixels that Pillow gives, and an error as soon as any are missing."""
 
 import io
+import re
+import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from formats import GREY, RGB, error_of, save
 from PIL import Image
 
 from mdmf_ops.detector import ErrorCode, ImageError, decode
-from mdmf_ops.detector.jpeg_pixels import _by_pillow, _plain
+from mdmf_ops.detector.jpeg_pixels import PlainJpeg, _by_pillow
 from mdmf_ops.detector.pieces import JPEG_END, JPEG_SCAN, jpeg_segments
 
 CLEAN = {
@@ -100,6 +103,44 @@ def test_a_segment_too_short_to_say_anything_says_nothing(short):
     np.testing.assert_array_equal(decode(content).pixels, pillows(content))
 
 
+def exif(*entries):
+    """EXIF of entries of tag, type, count and value."""
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+
+
+TURNED = exif((0x112, 3, 1, 6))  # by a quarter
+XMP = b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="6"/>'
+
+
+@pytest.mark.parametrize(
+    ("marker", "broken"),
+    [
+        (0xE0, b"JFIF"),
+        (0xEE, b"Adobe"),
+        (0xE2, b"ICC_PROFILE\0"),
+        (0xE2, b"MPF\0II"),
+        (0xED, b"Photoshop 3.0\0" + b"8BIM\4\4"),
+        (0xE1, exif((0x11A, 1, 1, 0), (0x128, 3, 1, 2))),
+        (0xE1, XMP),
+    ],
+)
+@pytest.mark.parametrize("name", ["RGB", "progressive"])
+def test_broken_metadata_make_no_pixel_unreadable(name, marker, broken):
+    [jfif, *_] = jpeg_segments(CLEAN[name])
+    head, rest = CLEAN[name][:2], CLEAN[name][jfif.end :]
+    np.testing.assert_array_equal(
+        decode(head + segment(marker, broken) + rest).pixels, decode(head + rest).pixels, err_msg=f"{broken}"
+    )
+
+
+def test_orientation_is_that_of_exif_alone_whatever_stands_beside_it():
+    head, rest = CLEAN["RGB"][:2], CLEAN["RGB"][2:]
+    turned = decode(CLEAN["RGB"]).pixels.transpose(1, 0, 2)[:, ::-1]
+    for beside in (b"", segment(0xE0, b"JFIF"), segment(0xE1, XMP.replace(b"6", b"3"))):
+        np.testing.assert_array_equal(decode(head + beside + segment(0xE1, TURNED) + rest).pixels, turned)
+
+
 ODD = {
     "stray": (before(CLEAN["RGB"], JPEG_SCAN, b"\0"), CLEAN["RGB"]),
     "stray progressive": (before(CLEAN["progressive"], 0xDB, b"\0\0"), CLEAN["progressive"]),
@@ -136,20 +177,119 @@ def test_an_error_after_a_warning_is_an_error_and_no_pixels_of_whatever_was_in_m
     assert error_of(bytes(content)).code is ErrorCode.CORRUPT
 
 
-def test_odd_parameters_of_a_scan_change_no_pixel():
-    content = bytearray(CLEAN["RGB"])
+def odd_parameters(content):
+    """A sequential file whose scan says that it is of no coefficients: libjpeg warns, and reads them all."""
     scan = content.index(b"\xff\xda")
-    content[scan + 11 : scan + 14] = bytes(3)
-    np.testing.assert_array_equal(decode(bytes(content)).pixels, decode(CLEAN["RGB"]).pixels)
+    at = scan + 5 + 2 * content[scan + 4]
+    return content[:at] + bytes(3) + content[at + 3 :]
+
+
+STRAY = b"\1\2stray bytes, more than are read ahead"
+
+
+def between_scans(content, number):
+    """The file with stray bytes behind one of its scans."""
+    pieces = list(jpeg_segments(content))
+    ends = [after.start - 4 for scan, after in pairwise(pieces) if scan.kind == JPEG_SCAN]
+    return content[: ends[number]] + STRAY + content[ends[number] :]
+
+
+RESTARTS = save(RGB, "jpeg", restart_marker_blocks=3)
+ODD_SCANS = {
+    "parameters": (odd_parameters(CLEAN["RGB"]), CLEAN["RGB"]),
+    "parameters grey": (odd_parameters(CLEAN["L"]), CLEAN["L"]),
+    "parameters restarts": (odd_parameters(RESTARTS), RESTARTS),
+    "stray": (between_scans(CLEAN["progressive"], 0), CLEAN["progressive"]),
+    "stray later": (between_scans(CLEAN["progressive"], 6), CLEAN["progressive"]),
+    "stray restarts": (between_scans(save(RGB, "jpeg progressive", restart_marker_rows=2), 3), CLEAN["progressive"]),
+}
+"""Files of which libjpeg says what is harmless, and nothing of what follows; and those of the same pixels without."""
+
+
+def runs(content):
+    """Where the runs of data lie that a scan is made of, between its restart marks."""
+    pieces = list(jpeg_segments(content))
+    for scan, after in pairwise(pieces):
+        if scan.kind == JPEG_SCAN:
+            end = after.start - (2 if after.kind == JPEG_END else 4)
+            marks = [(mark.start(), mark.end()) for mark in re.finditer(rb"\xff[\xd0-\xd7]", content[:end])]
+            marks = [mark for mark in marks if mark[0] > scan.end]
+            yield from zip([scan.end, *(mark[1] for mark in marks)], [*(mark[0] for mark in marks), end], strict=True)
+
+
+@pytest.mark.parametrize("name", ODD_SCANS)
+def test_odd_scans_change_no_pixel(name):
+    odd, clean = ODD_SCANS[name]
+    np.testing.assert_array_equal(decode(odd).pixels, decode(clean).pixels)
+    np.testing.assert_array_equal(decode(odd).pixels, pillows(odd))
+    np.testing.assert_array_equal(decode(odd[:-2] + b"stray bytes" + odd[-2:]).pixels, pillows(odd))
+    np.testing.assert_array_equal(decode(odd[:-2] + b"\xff\xff" + odd[-2:]).pixels, pillows(odd))
+
+
+@pytest.mark.parametrize("name", ODD_SCANS)
+def test_odd_scans_hide_no_missing_pixel(name):
+    odd, _ = ODD_SCANS[name]
+    with_data = [(start, end) for start, end in runs(odd) if end - start > 40 and not odd[:end].endswith(STRAY)]
+    assert len(with_data) > 5 or "restarts" not in name
+    for start, end in with_data:
+        for missing in (6, (end - start) // 3, end - start - 1):
+            data = odd[: end - missing].rstrip(b"\xff")
+            # Where the data of a run end early, its scan, or the file.
+            for cut in (data + odd[end:], data + b"\xff\xff" + odd[end:], data + b"\xff\1" + odd[end:], data):
+                assert error_of(cut).code is ErrorCode.TRUNCATED, f"{missing} bytes before {end} of {len(odd)}"
+
+
+def test_odd_scans_hide_no_missing_restart():
+    odd, _ = ODD_SCANS["parameters restarts"]
+    marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", odd)]
+    assert len(marks) > 9
+    for missing in (1, 2, 8, len(marks) - 1):
+        assert error_of(odd[: marks[0]] + odd[marks[missing] :]).code in (ErrorCode.CORRUPT, ErrorCode.TRUNCATED)
+        assert error_of(odd[: marks[-missing]] + odd[-2:]).code is ErrorCode.TRUNCATED
+    assert error_of(odd[: marks[0] + 1] + b"\xd4" + odd[marks[0] + 2 :]).code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("name", ODD_SCANS)
+def test_odd_scans_hide_no_zeros_in_place_of_an_end(name):
+    odd, _ = ODD_SCANS[name]
+    *_, (start, end) = runs(odd)
+    assert error_of(odd[: (start + end) // 2] + bytes(end) + odd[end:]).code is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("what", [segment(0xFE, b"a comment"), segment(0xE1, TURNED), segment(0xE0, b"JFIF\0")])
+@pytest.mark.parametrize("name", CLEAN)
+def test_metadata_amid_a_scans_data_end_them_as_in_any_viewer(name, what):
+    *_, (start, end) = runs(CLEAN[name])
+    middle = (start + end) // 2
+    if CLEAN[name][middle - 1] == 0xFF:
+        middle += 1
+    assert error_of(CLEAN[name][:middle] + what + CLEAN[name][middle:]).code is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("name", [*CLEAN, "restarts"])
+def test_a_file_that_lacks_its_end_mark_alone_is_whole(name):
+    content = CLEAN.get(name, RESTARTS)
+    np.testing.assert_array_equal(decode(content[:-2]).pixels, decode(content).pixels)
+    np.testing.assert_array_equal(decode(content[:-1]).pixels, decode(content).pixels)
+    for missing in range(1, 40):
+        for end in (b"", bytes(2), bytes(missing + 2), bytes(1000)):
+            assert error_of(content[: -2 - missing] + end).code is ErrorCode.TRUNCATED
+
+
+def test_arithmetic_code_does_not_tell_that_its_end_is_missing():
+    # Whatever the bytes, they are arithmetic code.
+    content = CLEAN["RGB"].replace(b"\xff\xc0", b"\xff\xc9", 1)
+    np.testing.assert_array_equal(decode(content).pixels, pillows(content))
+    for missing in (2, 3, 500):
+        assert error_of(content[:-missing]).code is ErrorCode.TRUNCATED
 
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_file_without_anything_to_leave_out_is_not_copied(name):
     # A copy would lie beside the pixels while they are decoded.
-    mode = "RGB" if name == "progressive" else name
-    assert _plain(CLEAN[name], mode) is CLEAN[name]
+    assert PlainJpeg(io.BytesIO(CLEAN[name])).plain is CLEAN[name]
     comment = CLEAN[name][:2] + segment(0xFE, b"a comment") + CLEAN[name][2:]
-    assert _plain(comment, mode) == CLEAN[name]
+    assert PlainJpeg(io.BytesIO(comment)).plain == CLEAN[name]
 
 
 def sampled(*factors, shape=(150, 230), scans=3):

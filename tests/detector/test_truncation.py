@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -94,6 +95,8 @@ def animations():
 
 
 CONTENTS, ANIMATIONS = contents(), animations()
+BEHIND_PIXELS_BYTES = {"gif": 2, "jpeg": 2, "png": 16}
+"""At the end of a file, by the start of its name: end marks, and a checksum that nobody reads."""
 LENGTH_UNKNOWN = ("bmp", "bmp palette", "bmp 1 bit", "tiff big")
 """Formats of which a header that was cut may be called damaged."""
 
@@ -117,8 +120,8 @@ def test_a_file_cut_anywhere_is_an_error(name):
             # Of a few bytes not even the format can be told.
             assert error.code in allowed or length < 20, f"cut to {length}: {error}"
         else:
-            # A GIF's last two bytes hold no pixel.
-            assert length >= len(content) - 2 and name.startswith("gif"), f"{length} of {len(content)} bytes decoded"
+            behind_bytes = BEHIND_PIXELS_BYTES.get(name.split()[0], 0)
+            assert length >= len(content) - behind_bytes, f"{length} of {len(content)} bytes decoded"
             np.testing.assert_array_equal(pixels, whole)
 
 
@@ -212,6 +215,39 @@ def test_an_interlaced_png_with_too_few_rows_is_an_error_and_one_with_all_is_not
         assert error_of(interlaced(width, height, rows[:-missing])).code is ErrorCode.TRUNCATED
 
 
+def test_a_png_of_two_sizes_is_an_error():
+    small, large = png(70, 64, 8, 0, [bytes(70)] * 64), png(70, 640, 8, 0, [])
+    assert error_of(small[:33] + large[8:33] + small[33:]).code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("shade", [0, 200])
+def test_a_png_without_its_end_needs_its_whole_stream(shade):
+    content = png(70, 64, 8, 2, [bytes([shade]) * 210] * 64)[:-12]
+    assert decode(content).size == (70, 64)
+    checksum = len(content) - 8
+    for damaged in (content[: checksum + 3], content[:checksum] + bytes(8), content[:checksum] + bytes(50)):
+        assert error_of(damaged).code is ErrorCode.TRUNCATED
+    # Zeros may be whatever code is the shortest, and fill every row.
+    short = png(70, 64, 8, 2, [bytes([shade]) * 210] * 40)[:-12]
+    for length in range(len(short) - 30, len(short)):
+        assert error_of(short[:length] + bytes(400)).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
+
+
+def test_a_pngs_data_are_inflated_without_a_copy_of_them():
+    width = height = 1500
+    rows = np.random.default_rng(8).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows[-1] = 0
+    content = png(width, height, 8, 2, [row.tobytes() for row in rows])
+    assert len(content) > 6_000_000
+    black = Image.new("RGB", (width, height))
+    black.format, black.plain = "PNG", content
+    tracemalloc.start()
+    assert not lacks_pixels(black, content)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 3_000_000
+
+
 def interlaced(width, height, rows):
     content = bytearray(png(width, height, 8, 0, rows))
     content[28] = 1
@@ -288,5 +324,5 @@ def test_a_png_lacks_rows_exactly_where_fewer_bytes_come_than_its_rows_have(widt
         for kind, part in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
     )
     black = Image.new("RGBA", (width, height), (0, 0, 0, 0))
-    black.format = "PNG"
+    black.format, black.plain = "PNG", content
     assert lacks_pixels(black, content) == (missing > 0)

@@ -1,0 +1,137 @@
+"""The picture of a PNG as browsers show it, without what else its file holds.
+
+Pillow fails for damage to texts, profiles and resolutions, of which no pixel is made, and reads the picture that an
+animation keeps for those who do not know animations.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from itertools import dropwhile, takewhile
+
+from PIL.PngImagePlugin import PngImageFile
+
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.detector.pieces import EXIF_NAME, Piece, png_chunks
+
+_HEAD_BYTES = 33
+"""Of a PNG's signature and its first chunk."""
+
+_COUNTED = (b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL")
+
+_GREY, _COLOUR, _INDEXED = 0, 2, 3
+_TRANSPARENT_BYTES = {_GREY: 2, _COLOUR: 6}
+"""What tRNS holds at least, by colour type."""
+
+_MAX_COLOURS, _MAX_FRAMES = 256, (1 << 31) - 1
+
+_FRAME = struct.Struct(">IIIII6x")
+"""A frame's number, width, height and place, as fcTL has them."""
+
+
+class PlainPng(PngImageFile):
+    """A PNG of which Pillow opens nothing but the picture that is shown. Orientation is EXIF's alone.
+
+    Attributes:
+        plain: the file of `_plain`.
+    """
+
+    def __init__(self, file: io.BytesIO):
+        self.plain, exif = _plain(file.getvalue())
+        super().__init__(io.BytesIO(self.plain))
+        self.info["exif"] = exif
+
+
+def _plain(content: bytes) -> tuple[bytes, bytes]:
+    """A PNG of nothing but the picture that is shown, of an animation its first frame; and the EXIF block, or nothing.
+
+    It ends as the file does: without an end mark where that has none. Damage to what pixels are made of is left in it,
+    except that browsers leave out a tRNS that is no good.
+
+    Args:
+        content: the whole file, of not too many chunks.
+
+    Raises:
+        ImageError: the first frame of an animation does not fill the picture.
+        ValueError: that frame is not in the file, or not one IHDR at its start.
+    """
+    view, chunks = memoryview(content), list(png_chunks(content))
+    if len(content) < _HEAD_BYTES or [n for n, chunk in enumerate(chunks) if chunk.kind == b"IHDR"] != [0]:
+        raise ValueError("a PNG begins with its IHDR, and has no other")
+    first = next((number for number, chunk in enumerate(chunks) if chunk.kind == b"IDAT"), len(chunks))
+    parts: list[bytes | memoryview] = [content[:8]]
+    found: dict[bytes, Piece] = {}  # of those that count once, the first that is good
+    for chunk in chunks[:first]:
+        if chunk.kind in (b"IHDR", b"PLTE"):
+            parts.append(view[chunk.start - 8 : chunk.end + 4])
+        if chunk.kind in _COUNTED and chunk.kind not in found and _is_good(content, chunk, b"PLTE" in found):
+            found[chunk.kind] = chunk
+    if b"tRNS" in found:
+        parts.append(_chunk(b"tRNS", _transparency(content, found[b"tRNS"])))
+    if b"acTL" in found and b"fcTL" not in found:
+        parts += _first_frame(content, chunks[first:])
+    else:
+        if b"acTL" in found and not _fills(content, found[b"fcTL"]):
+            raise ValueError("the first frame of an animation is not as large as its picture")
+        run = list(takewhile(lambda chunk: chunk.kind == b"IDAT", chunks[first:]))
+        parts += [view[chunk.start - 8 : chunk.end + 4] for chunk in run]
+    if chunks[-1].kind == b"IEND":
+        parts.append(_chunk(b"IEND", b""))
+    plain = b"".join(parts)
+    exif = found.get(b"eXIf", Piece(b"eXIf", 0, 0))
+    # No second copy while it is decoded.
+    return content if plain == content else plain, content[exif.start : exif.end]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _is_good(content: bytes, chunk: Piece, has_palette: bool) -> bool:
+    """Whether browsers take note of a chunk that comes before the pixels."""
+    kind, start, end = chunk
+    checksum = content[end : end + 4]
+    if len(checksum) < 4 or zlib.crc32(memoryview(content)[start - 4 : end]) != int.from_bytes(checksum, "big"):
+        return False
+    if kind == b"acTL":
+        return chunk.size_bytes == 8 and 0 < int.from_bytes(content[start : start + 4], "big") <= _MAX_FRAMES
+    if kind == b"tRNS" and content[25] == _INDEXED:
+        return has_palette and chunk.size_bytes <= _MAX_COLOURS
+    if kind == b"eXIf":
+        return not content.startswith(EXIF_NAME, start)  # which is of JPEGs alone
+    return kind != b"tRNS" or chunk.size_bytes >= _TRANSPARENT_BYTES.get(content[25], 0)
+
+
+def _transparency(content: bytes, chunk: Piece) -> bytes:
+    """What tRNS holds, for Pillow, which makes 8 bits of 2 and 4 and leaves the transparent shade as it was."""
+    depth, colour = content[24:26]
+    if colour == _GREY and depth in (2, 4):
+        return struct.pack(">H", content[chunk.start + 1] * 255 // ((1 << depth) - 1))
+    return content[chunk.start : chunk.end]
+
+
+def _fills(content: bytes, control: Piece) -> bool:
+    """Whether an animation's first frame is as large as its picture. Raises ValueError for what is no first frame."""
+    if control.size_bytes != _FRAME.size:
+        raise ValueError("an animation with a frame of no size")
+    number, *frame = _FRAME.unpack_from(content, control.start)
+    if number:
+        raise ValueError("an animation whose pieces are out of order")
+    return frame == [*struct.unpack_from(">II", content, 16), 0, 0]
+
+
+def _first_frame(content: bytes, chunks: Iterable[Piece]) -> list[bytes | memoryview]:
+    """The first frame of an animation of which the picture before it is no part, as a picture's data."""
+    view, parts = memoryview(content), []
+    rest = dropwhile(lambda chunk: chunk.kind != b"fcTL", chunks)
+    control = next(rest, None)
+    if control is None or not _is_good(content, control, has_palette=False):
+        raise ValueError("an animation without its first frame")
+    if not _fills(content, control):
+        raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, "an animation whose first frame does not fill the picture")
+    for number, (_, start, end) in enumerate(takewhile(lambda chunk: chunk.kind == b"fdAT", rest), start=1):
+        if end - start < 4 or content[start : start + 4] != struct.pack(">I", number):
+            raise ValueError("an animation whose pieces are out of order")
+        parts += [struct.pack(">I", end - start - 4) + b"IDAT", view[start + 4 : end], bytes(4)]
+    return parts

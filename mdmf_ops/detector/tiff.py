@@ -1,0 +1,32 @@
+"""The picture of a TIFF, where Pillow gives another one, or reads more of the file."""
+
+import numpy as np
+from PIL.TiffImagePlugin import TiffImageFile
+
+from mdmf_ops.detector.errors import ErrorCode, ImageError
+
+_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC = 254, 255, 258, 262
+_REDUCED, _OLD_REDUCED, _WHITE_IS_ZERO = 1, 2, 0
+
+
+class PlainTiff(TiffImageFile):
+    """A TIFF of which Pillow reads nothing but pixels, as they are stored. Grey of more than 8 bits has `levels`.
+
+    To turn them upright takes a second copy of all, and EXIF's directories may be of any size.
+    """
+
+    def _setup(self) -> None:
+        kind = self.tag_v2.get(_SUBFILE)
+        if (isinstance(kind, int) and kind & _REDUCED) or self.tag_v2.get(_OLD_SUBFILE) == _OLD_REDUCED:
+            what = "a TIFF that begins with a smaller copy of its picture, as cameras' raw files do"
+            raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, what)
+        super()._setup()
+
+    def load_end(self) -> None:
+        """Called by Pillow when pixels are decoded."""
+        self._size = self.im.size  # not as they are shown
+        if self.mode.startswith("I;16"):
+            white = (1 << self.tag_v2[_BITS][0]) - 1
+            levels = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
+            is_negative = self.tag_v2.get(_PHOTOMETRIC, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
+            self.info["levels"] = 255 - levels if is_negative else levels
