@@ -25,11 +25,12 @@ from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import current_id, named_id
 from mdmf_ops.beam.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
 from mdmf_ops.beam.load import CHECK_S, DetectorOptions
-from mdmf_ops.beam.local import SUBSCRIPTION, acknowledge, install
+from mdmf_ops.beam.local import install
 from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.subscription import SUBSCRIPTION, acknowledge
 from mdmf_ops.beam.windows import Windows, WriteWindows
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Verdict
@@ -38,6 +39,7 @@ from pipelines.options import (
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
+    read_options,
     scoring_device,
     scoring_hints,
     show_beams_log,
@@ -213,10 +215,12 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
     if options.accelerator:
         options.view_as(DebugOptions).add_experiment(STREAMING_RIGHT_FITTING)
     stream = start_stream(options.output)
-    pipeline = beam.Pipeline(options=options)
+    local = is_local(options)
+    # Beam's default runner would first have another one downloaded, for as long as that takes.
+    pipeline = beam.Pipeline(direct_runner.BundleBasedDirectRunner() if local else None, options=options)
     messages = pipeline | "Messages" >> ReadFromPubSub(options.topic, options.subscription, with_attributes=True)
     done = build(messages, stream, options)
-    if is_local(options):
+    if local:
         install(options.batch_wait_s)
         _ = done | "Acknowledge" >> beam.Map(acknowledge)
     return stream, pipeline.run()
@@ -239,7 +243,7 @@ def drain_on_signals() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
-    options = StreamOptions(argv if argv is not None else sys.argv[1:])
+    options = read_options(StreamOptions, argv if argv is not None else sys.argv[1:])
     _stream, result = launch(options)
     if is_local(options):
         drain_on_signals()

@@ -36,6 +36,8 @@ _MAX_PATH_BYTES = 4096
 _NOTIFICATION = {"eventType", "bucketId", "objectId", "payloadFormat"}
 _FINALIZE = "OBJECT_FINALIZE"
 _REFERENCE_KEYS = {"uri", "generation", "attributes"}
+_OF_ERRORS = {"mdmf_error_code", "mdmf_error_message", "mdmf_row_id", "mdmf_message_id", "mdmf_cut"}
+"""What `Errors` adds: a message that is published again from the error topic names what it named."""
 
 
 def parse_message(message: Message, local_root: str | None = None) -> ImageRef | None:
@@ -68,13 +70,14 @@ def message_uri(message: Message) -> str:
     The caller's attributes belong to it: two items with one picture are two items.
     """
     digest = hashlib.sha256(message.data)
-    digest.update(json.dumps(sorted(message.attributes.items())).encode())
+    callers = sorted((key, value) for key, value in message.attributes.items() if key not in _OF_ERRORS)
+    digest.update(json.dumps(callers).encode())
     return f"message:{digest.hexdigest()}"
 
 
 def _notification(message: Message) -> ImageRef | None:
     attributes = message.attributes
-    if attributes["eventType"] != _FINALIZE or attributes["objectId"].endswith("/"):
+    if attributes["eventType"] != _FINALIZE:
         return None
     uri = _object_uri(f"gs://{attributes['bucketId']}/{attributes['objectId']}")
     ref = ImageRef(uri, _integer("objectGeneration", attributes.get("objectGeneration")))
@@ -84,8 +87,11 @@ def _notification(message: Message) -> ImageRef | None:
     listed = (payload.get("bucket"), payload.get("name"), _integer("generation", payload.get("generation")))
     if listed != (attributes["bucketId"], attributes["objectId"], ref.generation):
         raise _bad("the notification's payload and its attributes name different objects")
+    size_bytes = _integer("size", payload.get("size"))
+    if not size_bytes and uri.endswith("/"):  # the folder that a console draws; one with content is an upload
+        return None
     return ref._replace(
-        size_bytes=_integer("size", payload.get("size")),
+        size_bytes=size_bytes,
         modified_ns=_time_ns(payload.get("timeCreated")),
         crc32c=_text("crc32c", payload["crc32c"]) if payload.get("crc32c") else None,
         attributes=_attributes(payload.get("metadata"), _MAX_METADATA_VALUE_BYTES),

@@ -38,6 +38,7 @@ from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.subscription import SUBSCRIPTION
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.text import told
 from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         with _status(result, local) if shown else contextlib.nullcontext():
             result.wait_until_finish()
         if local:
-            beam_local.SUBSCRIPTION.close()
+            SUBSCRIPTION.close()
     except Exception as error:
         if arguments.verbose:
             traceback.print_exc()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import mdmf_ops.beam.windows
 from mdmf_ops.beam import local
 from mdmf_ops.beam.group import GroupEvaluator
+from mdmf_ops.beam.subscription import SUBSCRIPTION
 from mdmf_ops.beam.windows import LATENESS_S, Windows
 
 START_S = 1767312000
@@ -32,7 +33,7 @@ def installed(monkeypatch):
     monkeypatch.setattr(TransformEvaluatorRegistry, "_test_evaluators_overrides", {})
     monkeypatch.setattr(direct_runner, "RealClock", direct_runner.RealClock)
     monkeypatch.setattr(grpc, "insecure_channel", grpc.insecure_channel)
-    monkeypatch.setattr(local.SUBSCRIPTION, "batch_wait_s", 0.0)
+    monkeypatch.setattr(SUBSCRIPTION, "batch_wait_s", 0.0)
     local.install(0.0)
 
 

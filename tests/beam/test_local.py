@@ -1,22 +1,27 @@
-"""The local runner's subscription: nothing acknowledged that is not dealt with, nothing held back for good."""
+"""The local runner: windows close when what belongs to them is there, and a step's DoFn is kept."""
 
-import datetime
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import ClassVar
 
 import apache_beam as beam
 import grpc
 import pytest
+from apache_beam.io.gcp.pubsub import ReadFromPubSub
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct import direct_runner
 from apache_beam.runners.direct.transform_evaluator import TransformEvaluatorRegistry
 from apache_beam.testing import test_stream
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import WindowedValue
+from apache_beam.utils.windowed_value import PaneInfoTiming
 from faults import TcpProxy
-from google.api_core.exceptions import NotFound
-from google.cloud import pubsub_v1
 from pubsub import Topic, pubsub_emulator, wait_for
 
-from mdmf_ops.beam import alive, local
-from mdmf_ops.beam.local import _KeptParDoEvaluator, _Subscription
+from mdmf_ops.beam import local, subscription
+from mdmf_ops.beam.local import WATERMARK_LAG_S, _KeptParDoEvaluator
+from mdmf_ops.beam.windows import Windows
 
 
 @pytest.fixture(scope="module")
@@ -25,151 +30,99 @@ def emulator():
         yield address
 
 
-def take(subscription: _Subscription, count: int) -> list:
-    taken: list = []
-    wait_for(lambda: taken.extend(subscription.take()) or len(taken) >= count, 60, f"{count} messages")
-    return taken
+class _Note(beam.DoFn):
+    """Notes how late each pane is, and which messages are in it, and acknowledges them."""
+
+    panes: ClassVar[list[tuple[str, list[bytes]]]] = []
+
+    def process(self, keyed, pane=beam.DoFn.PaneInfoParam) -> None:
+        messages = list(keyed[1])
+        self.panes.append((PaneInfoTiming.to_string(pane.timing), sorted(message.data for message in messages)))
+        for message in messages:
+            local.SUBSCRIPTION.acknowledge(message.message_id)
+
+    @classmethod
+    def data(cls) -> list[bytes]:
+        return sorted(data for _timing, found in cls.panes for data in found)
 
 
-def test_only_what_is_dealt_with_is_acknowledged(emulator, monkeypatch):
-    monkeypatch.setattr(local, "LEASE_S", 10)  # the service's least
-    topic = Topic("local-acknowledged")
-    for i in range(100):
-        future = topic.publish(b"%d" % i)
-    future.result()
-    first = _Subscription()
-    first.open(topic.subscription)
-    taken = take(first, 100)
-    assert len({message.message_id for message in taken}) == 100
-    for message in taken[:90]:
-        first.acknowledge(message.message_id)
-        first.acknowledge(message.message_id)
-    first.drain()
-    assert not first.is_drained()
-    wait_for(lambda: not first._threads[0].is_alive(), 30, "the last pull")
-    assert not first.is_drained()  # ten are outstanding still
-    first.close()
-    second = _Subscription()
-    second.open(topic.subscription)
-    again = take(second, 10)  # when their leases end
-    assert {message.message_id for message in again} == {message.message_id for message in taken[90:]}
-    for message in again:
-        second.acknowledge(message.message_id)
-    second.drain()
-    wait_for(second.is_drained, 30, "the drain")
-    second.close()
-    assert topic.pull() == []
+@pytest.fixture
+def read(monkeypatch):
+    """Reads a subscription on the local runner into panes; it is drained at the end."""
+    monkeypatch.setattr(TransformEvaluatorRegistry, "_test_evaluators_overrides", {})
+    monkeypatch.setattr(direct_runner, "RealClock", direct_runner.RealClock)
+    monkeypatch.setattr(grpc, "insecure_channel", grpc.insecure_channel)
+    monkeypatch.setattr(local, "SUBSCRIPTION", subscription._Subscription())
+    monkeypatch.setattr(_Note, "panes", [])
+    local.install(0.0)
 
-
-def test_a_subscription_that_is_deleted_is_an_error_and_no_silence(emulator):
-    topic = Topic("local-deleted")
-    subscription = _Subscription()
-    subscription.open(topic.subscription)
-    topic.publish(b"x").result()
-    take(subscription, 1)
-    with pubsub_v1.SubscriberClient() as client:
-        client.delete_subscription(subscription=topic.subscription)
-
-    def told() -> bool:
+    @contextlib.contextmanager
+    def reading(topic: Topic, window_s: int) -> Iterator[None]:
+        options = PipelineOptions([], streaming=True)
+        pipeline = beam.Pipeline(direct_runner.BundleBasedDirectRunner(), options)
+        messages = pipeline | ReadFromPubSub(subscription=topic.subscription, with_attributes=True)
+        windowed = messages | beam.WithKeys(0) | Windows(window_s).into()
+        _ = windowed | beam.GroupByKey() | beam.ParDo(_Note())
+        result = pipeline.run()
         try:
-            subscription.take()
-        except NotFound:
-            return True
-        return False
+            yield
+        finally:
+            local.SUBSCRIPTION.drain()
+            result.wait_until_finish()
+            local.SUBSCRIPTION.close()
 
-    wait_for(told, 60, "the error")
+    return reading
 
 
-def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, monkeypatch):
-    monkeypatch.setattr(local, "_PULL_S", 0.5)
-    monkeypatch.setattr(local, "LEASE_S", 10)
-    monkeypatch.setattr(local, "_PAUSE_S", 0.1)
-    monkeypatch.setattr(alive, "ALIVE_MS", 2000)
-    topic = Topic("local-faults")
+def after(second: float) -> None:
+    wait_for(lambda: time.time() > second, 60, "a time of day")
+
+
+def test_what_waits_behind_a_slow_link_or_an_outage_is_not_late(emulator, monkeypatch, read):
+    monkeypatch.setattr(subscription, "_PULL_S", 1.0)
+    monkeypatch.setattr(subscription, "_PAUSE_S", 0.1)
+    topic = Topic("local-backlog")
+    sent: list[bytes] = []
+
+    def publish(name: bytes, count: int) -> None:
+        data = [b"%s %03d" % (name, i) + b"." * 600 for i in range(count)]
+        for future in [topic.publish(one) for one in data]:
+            future.result()
+        sent.extend(data)
+
+    publish(b"first", 64)
+    after(int(time.time()) + 1)
+    publish(b"second", 64)
+    after(time.time() + 1 + WATERMARK_LAG_S)  # the clock alone would have closed both windows
     with TcpProxy(emulator) as proxy:
+        proxy.bytes_per_s = 60_000  # a pull takes longer than a read waits
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
-        monkeypatch.setattr(grpc, "insecure_channel", grpc.insecure_channel)  # so that it is set back
-        alive.ask_whether_connections_live()
-        subscription = _Subscription()
-        subscription.open(topic.subscription)
-        taken: dict[str, bytes] = {}
-
-        def arrives(data: bytes) -> None:
-            topic.publish(data).result()
-
-            def there() -> bool:
-                for message in subscription.take():
-                    taken[message.message_id] = message.data
-                    subscription.acknowledge(message.message_id)
-                return data in taken.values()
-
-            wait_for(there, 60, f"{data!r}")
-
-        arrives(b"before")
-        proxy.cut()
-        arrives(b"cut")
-        proxy.inject(b"HTTP/1.1 200 OK\r\n\r\n" * 9)
-        arrives(b"garbled")
-        proxy.refuses = True
-        proxy.cut()
-        topic.publish(b"refused").result()
-        assert subscription.take() == []
-        proxy.refuses = False
-        arrives(b"accepted")
-        proxy.stall()
-        arrives(b"half-open")
-        proxy.silent = True
-        proxy.cut()
-        topic.publish(b"silent").result()
-        assert subscription.take() == []
-        proxy.silent = False
-        arrives(b"answered")
-        subscription.drain()
-        wait_for(subscription.is_drained, 30, "the drain")
-        subscription.close()
-    expected = [b"accepted", b"answered", b"before", b"cut", b"garbled", b"half-open", b"refused", b"silent"]
-    assert sorted(taken.values()) == expected
-    assert topic.pull() == []  # every acknowledgement came through
+        with read(topic, 1):
+            wait_for(lambda: len(_Note.data()) == len(sent), 60, "the backlog")
+            proxy.bytes_per_s = None
+            for outage in ("refuses", "silent"):
+                setattr(proxy, outage, True)
+                proxy.cut()
+                after(time.time() + 1.5)  # else the emulator gives them to the pull that was cut
+                publish(outage.encode(), 64)
+                after(time.time() + 1 + WATERMARK_LAG_S)
+                setattr(proxy, outage, False)
+                proxy.cut()
+                wait_for(lambda: len(_Note.data()) == len(sent), 60, f"what came while it {outage}")
+    assert _Note.data() == sorted(sent)
+    late = [(timing, len(found)) for timing, found in _Note.panes if found and timing != "ON_TIME"]
+    assert late == []
 
 
-def test_a_message_that_is_acknowledged_and_comes_again_is_acknowledged_again():
-    published = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
-
-    class Service:
-        """Delivers one message again and again; a mock, since no service can be made to."""
-
-        def __init__(self):
-            self.acknowledged: list[str] = []
-            self.pulls = 0
-
-        def pull(self, **_request):
-            self.pulls += 1
-            message = pubsub_v1.types.PubsubMessage(data=b"x", message_id="1", publish_time=published)
-            received = pubsub_v1.types.ReceivedMessage(ack_id=f"ack{self.pulls}", message=message)
-            return pubsub_v1.types.PullResponse(received_messages=[received] if self.pulls <= 3 else [])
-
-        def modify_ack_deadline(self, **_request): ...
-
-        def acknowledge(self, ack_ids, **_request):
-            self.acknowledged += ack_ids
-
-        def close(self): ...
-
-    subscription, service = _Subscription(), Service()
-    subscription._client, subscription._name = service, "subscription"
-    subscription._acknowledged["1"] = published
-    service_pull = service.pull
-
-    def pull_and_stop(**request):
-        if service.pulls == 3:
-            subscription.draining.set()
-        return service_pull(**request)
-
-    service.pull = pull_and_stop
-    subscription._pull()
-    subscription._flush()
-    assert service.acknowledged == ["ack1", "ack2", "ack3"]
-    assert subscription.take() == []
+def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, read):
+    topic = Topic("local-trickle")
+    with read(topic, 3600):
+        topic.publish(b"before").result()
+        wait_for(lambda: local.SUBSCRIPTION._outstanding, 30, "the first message")
+        local.SUBSCRIPTION.drain()
+        after(time.time() + 4 * subscription.WAIT_S)  # nothing comes for some reads, and a pull is still on its way
+        topic.publish(b"amid").result()
+    assert [pane for pane in _Note.panes if pane[1]] == [("ON_TIME", [b"amid", b"before"])]
 
 
 class _TwoOutputs(beam.DoFn):

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mdmf_ops.beam.alerts import make_error
 from mdmf_ops.beam.image import Message
+from mdmf_ops.beam.live import Scored
 from mdmf_ops.beam.messages import MAX_JSON_BYTES, parse_message
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.storage import local_path
@@ -65,9 +67,22 @@ def test_a_payload_that_contradicts_its_attributes_is_refused(change):
     assert error_of(found) == ErrorCode.BAD_MESSAGE
 
 
-@pytest.mark.parametrize("change", [{"eventType": "OBJECT_DELETE"}, {"eventType": "x"}, {"objectId": "in/folder/"}])
+@pytest.mark.parametrize("change", [{"eventType": "OBJECT_DELETE"}, {"eventType": "x"}])
 def test_a_notification_of_no_new_image_is_none(change):
     assert parse_message(message(**NOTIFICATION | change)) is None
+
+
+def test_of_objects_whose_name_ends_in_a_slash_only_those_known_to_be_empty_are_left_out():
+    attributes = NOTIFICATION | {"objectId": "in/hidden.jpg/"}
+    uri = "gs://uploads/in/hidden.jpg/"
+    payload = PAYLOAD | {"name": "in/hidden.jpg/"}
+    with_payload = attributes | {"payloadFormat": "JSON_API_V1"}
+    assert parse_message(message(payload | {"size": "0"}, **with_payload)) is None
+    found = parse_message(message(payload, **with_payload))
+    assert (found.uri, found.size_bytes, found.error) == (uri, 2177, None)
+    assert parse_message(message(**attributes)).uri == uri  # nothing tells its size
+    empty = parse_message(message(PAYLOAD | {"size": "0"}, **NOTIFICATION | {"payloadFormat": "JSON_API_V1"}))
+    assert empty.size_bytes == 0
 
 
 def test_a_reference_names_an_object_and_passes_the_callers_keys_through():
@@ -195,6 +210,18 @@ def test_bytes_are_the_image_and_one_item_is_one_uri():
     assert parse_message(message(b"\xff\xd8 bytes", item="7")._replace(message_id="other")).uri == ref.uri
     assert parse_message(message(b"\xff\xd8 bytes", item="8")).uri != ref.uri
     assert parse_message(message(b"\xff\xd9 bytes", item="7")).uri != ref.uri
+
+
+@pytest.mark.parametrize("more", [{}, {"topic": "x"}])
+def test_what_is_published_again_from_the_error_topic_is_the_image_it_was(more):
+    ref = parse_message(message(b"\xff\xd8 bytes", item="7"))
+    row = {"error_code": "timeout", "error_message": "decoding took too long", "row_id": "r"}
+    sent = make_error(Scored(ref._replace(message=message(b"\xff\xd8 bytes", item="7", **more)), row))
+    again = parse_message(Message(sent.data, sent.attributes, "again", 1))
+    assert len(sent.attributes) == 5 + len(more)  # mdmf_cut says what is cut off
+    assert again.uri == ref.uri
+    assert again.attributes["mdmf_message_id"] == "id"
+    assert parse_message(message(b"\xff\xd8 bytes", item="7", mdmf_of_mine="x")).uri != ref.uri
 
 
 JSON = st.recursive(

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -199,15 +200,27 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
     check_dataset(output)
 
 
-def test_a_message_that_beam_could_not_publish_again_does_not_stop_the_stream(emulator, tmp_path):
+def test_neither_a_message_that_beam_could_not_publish_again_nor_silence_outside_stops_the_stream(emulator, tmp_path):
     uploads, alerts, errors = topics("poison")
     # Google's own client takes no such attribute; whoever speaks to the service otherwise can send it.
     poison = PubsubMessage(data=b"no image", attributes={"topic": "news", "item": "poison"})
     gapic.PublisherClient.publish(uploads._publisher, topic=uploads.path, messages=[poison])
     uploads.publish(encode(photo(1, 64, 64)), item="good").result()
-    with StreamProcess(tmp_path / "log", *flags(tmp_path / "out", uploads, alerts, errors)) as stream:
+    command = flags(tmp_path / "out", uploads, alerts, errors)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as outside,  # it answers nothing
+        StreamProcess(
+            tmp_path / "log",
+            *command,
+            https_proxy=f"http://127.0.0.1:{outside.getsockname()[1]}",
+            no_proxy="127.0.0.1,localhost",
+        ) as stream,
+    ):
         wait_for(lambda: stream.process.poll() is not None or (alerts.pull() and errors.pull()), START_S, "an answer")
         stream.drain()
+        outside.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            outside.accept()  # nobody asked for anything: Beam's default runner would for another one
     rows = {row["attributes"]["item"]: row["error_code"] for row in read_rows(tmp_path / "out")}
     assert rows == {"good": None, "poison": "unsupported_format"}
     [(data, attributes)] = errors.received
@@ -217,7 +230,7 @@ def test_a_message_that_beam_could_not_publish_again_does_not_stop_the_stream(em
 
 TWO_SIGNALS = """
 import os, signal
-from mdmf_ops.beam.local import SUBSCRIPTION
+from mdmf_ops.beam.subscription import SUBSCRIPTION
 from pipelines.stream import drain_on_signals
 drain_on_signals()
 os.kill(os.getpid(), signal.{first})
