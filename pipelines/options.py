@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.detector.precision import PRECISIONS
@@ -104,6 +105,14 @@ def scoring_device(options: argparse.Namespace) -> str:
         raise ValueError("--accelerator asks for a GPU, --device cpu for none: leave one of them out")
     # A GPU asked for must be used: were `auto` to fall back, a whole fleet of them would idle.
     return "cuda" if options.accelerator else options.device
+
+
+def named_runner(options: PipelineOptions) -> PipelineRunner | None:
+    """The runner that options name, in whichever of the ways that Beam takes."""
+    try:
+        return create_runner(options.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER)
+    except Exception:  # Beam says what is wrong with a name when it is to run there
+        return None
 
 
 def unknown_to_beam(flags: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
@@ -26,6 +28,7 @@ from pipelines.options import (
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
+    named_runner,
     read_options,
     scoring_device,
     scoring_hints,
@@ -227,6 +230,8 @@ def launch(
     if options.assets is not None:
         options.assets = absolute(options.assets)
     run = Run.start(options.output, options.run_id)
+    if runner is None and isinstance(named_runner(options), SwitchingDirectRunner):
+        runner = FnApiRunner()  # Beam would first have another one downloaded, for as long as that takes
     pipeline = beam.Pipeline(runner, options=options)
     build(pipeline, run, options, progress)
     return run, pipeline.run()

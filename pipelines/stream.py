@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.direct import direct_runner
-from apache_beam.runners.runner import PipelineResult, create_runner
+from apache_beam.runners.runner import PipelineResult
 
 from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import current_id, named_id
@@ -39,6 +39,7 @@ from pipelines.options import (
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
+    named_runner,
     read_options,
     scoring_device,
     scoring_hints,
@@ -143,11 +144,7 @@ def _verdicts(text: str) -> str:
 
 def is_local(options: StreamOptions) -> bool:
     """Whether the options name the runner of this machine, in whichever of the ways that Beam takes."""
-    name = options.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER
-    try:
-        return isinstance(create_runner(name), _LOCAL_RUNNERS)
-    except Exception:  # Beam says what is wrong with a name when it is to run there
-        return False
+    return isinstance(named_runner(options), _LOCAL_RUNNERS)
 
 
 def windows_of(options: argparse.Namespace | StreamOptions) -> Windows:

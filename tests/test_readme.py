@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
 def test_the_python_of_readme_is_a_detector_and_a_pipeline():
     assert len(SNIPPETS) == 2
     assert "Detector.load()" in SNIPPETS[0] and len([line for line in SNIPPETS[0].splitlines() if line]) <= 5
-    assert "beam.Pipeline()" in SNIPPETS[1]
+    assert "beam.Pipeline(" in SNIPPETS[1]
 
 
 def test_one_image_in_five_lines(here, capsys):

@@ -6,7 +6,7 @@ Example::
     from mdmf_ops.beam import FetchImages, MatchImages, Run, ScoreImages, WriteScores
 
     run = Run.start("gs://bucket/scores")
-    with beam.Pipeline() as p:
+    with beam.Pipeline("FnApiRunner") as p:
         refs = p | MatchImages(["gs://bucket/photos"])
         refs | FetchImages() | ScoreImages(run) | WriteScores(run, refs)
 """
