@@ -153,6 +153,32 @@ sys.exit(main(sys.argv[1:]))
 
 
 @contextmanager
+def noting_proxy() -> Iterator[tuple[dict[str, str], list[bytes]]]:
+    """Variables by which libraries make every connection through a proxy, and what that, which is silent, is asked
+    for."""
+    asked, kept = [], []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def note() -> None:
+            while True:
+                try:
+                    connection = proxy.accept()[0]
+                except OSError:  # closed
+                    return
+                kept.append(connection)
+                asked.append(connection.recv(200))
+
+        thread = threading.Thread(target=note, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        yield {"https_proxy": url, "http_proxy": url, "no_proxy": "127.0.0.1,localhost"}, asked
+        proxy.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in kept:
+        connection.close()
+
+
+@contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own, of so many bytes (as `mount` writes it: 256k), on a folder."""
     folder.mkdir(exist_ok=True)

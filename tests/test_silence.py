@@ -1,15 +1,12 @@
 """What scores strangers' images tells nobody of it: no process asks the internet for anything by itself."""
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 
 import pytest
 from conftest import FULL, ROOT, encode, photo
+from faults import noting_proxy
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
@@ -17,32 +14,6 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 def silent(**variables: str) -> dict[str, str]:
     """This process's environment, without what was set in it since it began."""
     return {name: value for name, value in os.environ.items() if name != TELEMETRY} | variables
-
-
-@contextlib.contextmanager
-def noting_proxy() -> Iterator[tuple[dict[str, str], list[bytes]]]:
-    """An environment in which libraries make every connection through a proxy, and what that, which is silent, is
-    asked for."""
-    asked, kept = [], []
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-
-        def note() -> None:
-            while True:
-                try:
-                    connection = proxy.accept()[0]
-                except OSError:  # closed
-                    return
-                kept.append(connection)
-                asked.append(connection.recv(200))
-
-        thread = threading.Thread(target=note, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
-        yield silent(https_proxy=url, http_proxy=url, no_proxy="127.0.0.1,localhost"), asked
-        proxy.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for connection in kept:
-        connection.close()
 
 
 SCORE = """
@@ -60,8 +31,8 @@ time.sleep(float(sys.argv[2]))
 def test_scoring_asks_for_no_connection(tmp_path, stays_s):
     (tmp_path / "a.png").write_bytes(encode(photo(0, 64, 64), "PNG"))
     command = [sys.executable, "-c", SCORE, str(tmp_path / "a.png"), str(stays_s)]
-    with noting_proxy() as (environment, asked):
-        subprocess.run(command, env=environment, check=True)
+    with noting_proxy() as (proxied, asked):
+        subprocess.run(command, env=silent(**proxied), check=True)
     assert asked == []
 
 
@@ -69,9 +40,9 @@ def test_scoring_asks_for_no_connection(tmp_path, stays_s):
 def test_a_scan_by_beams_default_runner_asks_for_no_other_one(tmp_path, runner):
     (tmp_path / "a.png").write_bytes(encode(photo(0, 64, 64), "PNG"))
     command = [sys.executable, "-m", "pipelines.rescan", "--input", str(tmp_path / "a.png")]
-    with noting_proxy() as (environment, asked):
+    with noting_proxy() as (proxied, asked):
         command += ["--output", str(tmp_path / "scores"), *runner]
-        subprocess.run(command, env=environment, check=True, cwd=ROOT, timeout=120, capture_output=True)
+        subprocess.run(command, env=silent(**proxied), check=True, cwd=ROOT, timeout=120, capture_output=True)
     assert asked == []
     assert list(tmp_path.glob("scores/_runs/*.json"))
 

@@ -186,6 +186,22 @@ def list_images(source: str) -> Iterator[ImageRef]:
         raise _nothing(source)
 
 
+def file_of(ref: ImageRef) -> str:
+    """URI of the file that an image lies in: its own, or its shard's."""
+    return split_member(ref.uri)[0]
+
+
+def list_named(ref: ImageRef, ask: bool) -> Iterable[ImageRef]:
+    """The image that an entry of a list names, or the images of the shard that it names.
+
+    Args:
+        ask: for what the entry does not say, one request; an image in a shard has no place without.
+    """
+    if ask or is_shard(file_of(ref)):
+        ref = complete(ref)
+    return list_members(ref) if is_shard(ref.uri) and ref.error is None else [ref]
+
+
 class _ListDoFn(beam.DoFn):
     """Parts to refs that the filters admit; each part in which something was found is also a `found` source."""
 
@@ -221,15 +237,8 @@ class _CompleteDoFn(_ListDoFn):
         self._always = always
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        shard = is_shard(split_member(ref.uri)[0])
-        if shard or self._always or self._filters.ask_more_than_the_name:
-            ref = complete(ref)
-        for image in list_members(ref) if is_shard(ref.uri) and ref.error is None else [ref]:
+        for image in list_named(ref, self._always or self._filters.ask_more_than_the_name):
             yield from self._admit(image)
-
-
-def _file_of(ref: ImageRef) -> str:
-    return split_member(ref.uri)[0]
 
 
 class MatchImages(beam.PTransform):
@@ -282,7 +291,7 @@ class MatchImages(beam.PTransform):
             pbegin
             | "Lists" >> beam.Create(self._lists, reshuffle=False)
             | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
-            | "SpreadNamed" >> beam.GroupBy(_file_of)  # the images of a shard together: it is listed once
+            | "SpreadNamed" >> beam.GroupBy(file_of)  # the images of a shard together: it is listed once
             | "Named" >> beam.FlatMapTuple(lambda _file, refs: refs).with_output_types(ImageRef)
             | "Complete" >> beam.ParDo(_CompleteDoFn(self._filters, self._progress, self._complete_lists))
         )

@@ -40,15 +40,14 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mdmf_ops.beam.commit import ManifestError, read_manifest
-from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.forked import ForkedWorkers, can_fork
-from mdmf_ops.beam.image import ImageRef, split_member
+from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_seen
 from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.shards import is_shard
-from mdmf_ops.beam.sources import _CompleteDoFn, list_images
+from mdmf_ops.beam.sources import file_of, list_images, list_named
 from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path, open_file
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.terminal import console, plain
@@ -105,8 +104,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
                     scan, result = launch(options, progress, runner)
                     result.wait_until_finish()
-            except KeyboardInterrupt:
-                raise
             except Exception as error:
                 if arguments.verbose:
                     traceback.print_exc()
@@ -242,19 +239,20 @@ def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
     for path in arguments.input_list:
         files = defaultdict(list)
         for ref in read_list(absolute(path), arguments.list_column):
-            files[split_member(ref.uri)[0]].append(ref)  # the images of a shard together: it is listed once
-        requests = (skips or filters.ask_more_than_the_name) and all(is_gcs(uri) and not is_shard(uri) for uri in files)
+            files[file_of(ref)].append(ref)  # the images of a shard together: it is listed once
+        ask = skips or filters.ask_more_than_the_name
+        requests = ask and all(is_gcs(uri) and not is_shard(uri) for uri in files)
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-            for refs in (pool.map if requests else map)(partial(_complete, filters, skips), files.values()):
-                yield from refs
+            for refs in (pool.map if requests else map)(partial(_complete, ask), files.values()):
+                yield from filter(filters.admit, refs)
     for source in arguments.inputs:
         yield from filter(filters.admit, list_images(source))
 
 
-def _complete(filters: Filters, skips: bool, refs: list[ImageRef]) -> list[ImageRef]:
+def _complete(ask: bool, refs: list[ImageRef]) -> list[ImageRef]:
     """As the run does it; and a local one for its size, which is no request."""
-    step = _CompleteDoFn(filters, None, skips or not is_gcs(refs[0].uri))
-    return [image for ref in refs for image in step.process(ref)]
+    ask = ask or not is_gcs(refs[0].uri)
+    return [image for ref in refs for image in list_named(ref, ask)]
 
 
 def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dict[str, list[Seen]]:

@@ -221,7 +221,7 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
             quality = None
             if image.format == "JPEG":
                 quality = estimate_jpeg_quality(image.quantization)
-                stored = decode_jpeg(image, image.plain)
+                stored = decode_jpeg(image)
             else:
                 image.load()
                 if lacks_pixels(image, content):

@@ -73,12 +73,8 @@ class PlainJpeg(JpegImageFile):
             self.info["exif"] = exif
 
 
-def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray | JpegImageFile:
-    """Decodes a JPEG that Pillow has opened.
-
-    Args:
-        image: opened and not loaded.
-        content: of `_plain`.
+def decode_jpeg(image: PlainJpeg) -> np.ndarray | JpegImageFile:
+    """Decodes a JPEG that is opened and not loaded.
 
     Returns:
         (H, W, 3), (H, W) or (H, W, 4) uint8: RGB, grey, or CMYK as Pillow has it, 255 is full ink. Pillow's image,
@@ -88,6 +84,7 @@ def decode_jpeg(image: JpegImageFile, content: bytes) -> np.ndarray | JpegImageF
         ImageError: data for some pixels are missing or damaged.
         ValueError: libjpeg cannot decode it.
     """
+    content = image.plain
     _check_scans(content)
     try:
         height_px, width_px, *_ = simplejpeg.decode_jpeg_header(content, strict=False)
