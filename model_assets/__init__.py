@@ -73,9 +73,9 @@ class Assets:
         return tensors
 
 
-def embedded(name: str = "micro") -> Path:
-    """Folder of a detector that comes with the package."""
-    return Path(__file__).parent / name
+def embedded() -> Path:
+    """Folder of the detector that comes with the package."""
+    return Path(__file__).parent / "micro"
 
 
 def read_assets(folder: Path | str) -> Assets:

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from mdmf_ops.detector import Detector, Score, decode
+from mdmf_ops.training.localise import replaced
 
 SAMPLES = ROOT / "samples"
 NAMES = ("astronaut", "cat", "coffee", "flower", "rocket", "temple")
@@ -65,19 +66,6 @@ def test_a_spliced_sample_is_its_twin_inside_the_box_and_the_photograph_outside(
     assert from_real[outside].mean() < from_twin[outside].mean() / 2
 
 
-def inside_box(plan, box):
-    """(T * rows * cols,) bool: patches of a plan that lie at least half inside a box, in the order of the evidence."""
-    left, top, right, bottom = box
-    shares = []
-    for tile_top, tile_left in plan.origins:
-        tops = tile_top + plan.patch_px * np.arange(plan.grid_rows)
-        lefts = tile_left + plan.patch_px * np.arange(plan.grid_cols)
-        heights = (np.minimum(tops + plan.patch_px, bottom) - np.maximum(tops, top)).clip(0)
-        widths = (np.minimum(lefts + plan.patch_px, right) - np.maximum(lefts, left)).clip(0)
-        shares.append((heights[:, None] * widths[None] / plan.patch_px**2).ravel())
-    return np.concatenate(shares) >= 0.5
-
-
 def raised(name):
     """A splice, and whether its evidence is known not to rise most inside."""
     missed = pytest.mark.xfail(reason="an autoencoder's twin is told no better than by chance", strict=True)
@@ -88,7 +76,7 @@ def raised(name):
 def test_a_splice_raises_the_evidence_inside_its_box(detector, name):
     # Content has evidence of its own, so the photograph without the splice is what its patches are compared with.
     [spliced], [real] = (detector.score([path(kind, name).read_bytes()]) for kind in ("spliced", "real"))
-    inside = inside_box(spliced.plan, SPLICED[name])
+    inside = replaced(spliced.plan, SPLICED[name]) == 1
     assert 0.15 < inside.mean() < 0.35, "the box is a quarter of the image"
     rise = spliced.evidence - real.evidence
     assert rise[inside].mean() > max(rise[~inside].mean(), 0)
@@ -97,5 +85,5 @@ def test_a_splice_raises_the_evidence_inside_its_box(detector, name):
 @pytest.mark.parametrize("name", SPLICED)
 def test_the_evidence_is_higher_where_the_image_was_generated(detector, name):
     [result] = detector.score([path("spliced", name).read_bytes()])
-    inside = inside_box(result.plan, SPLICED[name])
+    inside = replaced(result.plan, SPLICED[name]) == 1
     assert result.evidence[inside].mean() > result.evidence[~inside].mean()

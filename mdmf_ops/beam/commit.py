@@ -72,26 +72,19 @@ def write_shard(run: Run, shard: int, num_shards: int, rows: Iterable[Mapping[st
         rows: in any order; they are sorted by image_uri.
 
     Returns:
-        What `write_table` does.
+        What the manifest says of the file, path (relative to the output), rows, bytes and sha256; and, to be
+        added up, counts, timings and bytes_read, the size of the images whose bytes were read.
 
     Raises:
         SchemaError: a row does not fit.
-        CommitError: as `write_table` does.
+        CommitError: what was read back is not what was written, or the run was started anew meanwhile, or its claim
+            was deleted.
     """
     return write_table(run, shard, num_shards, to_table(sorted(rows, key=lambda row: row["image_uri"])))
 
 
 def write_table(run: Run, shard: int, num_shards: int, table: pa.Table) -> dict[str, Any]:
-    """Writes one shard as `write_shard` does, from a table of the schema that is sorted by image_uri.
-
-    Returns:
-        What the manifest says of the file, path (relative to the output), rows, bytes and sha256; and, to be
-        added up, counts, timings and bytes_read, the size of the images whose bytes were read.
-
-    Raises:
-        CommitError: what was read back is not what was written, or the run was started anew meanwhile, or its claim
-            was deleted.
-    """
+    """Writes one shard as `write_shard` does, from a table of the schema that is sorted by image_uri."""
     name = run.data_file(shard, num_shards)
     with temporary_file(run) as path:
         pq.write_table(
@@ -135,12 +128,23 @@ def temporary_file(run: Run) -> Iterator[Path]:
 
 
 def _read_back(path: str, rows: int, digest: str) -> None:
+    if wrong := what_is_wrong(path, rows, digest):
+        raise CommitError(wrong)
+
+
+def what_is_wrong(path: str, rows: int, digest: str) -> str | None:
+    """Reads a whole data file; returns in a line how it differs from what it should be, None where it does not.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     with open_file(path) as file:
         if (found := sha256_of(file)) != digest:
-            raise CommitError(f"{path}: expected SHA-256 {digest}, read back {found}")
+            return f"{path}: expected SHA-256 {digest}, found {found}"
         file.seek(0)
         if (found := pq.read_metadata(file).num_rows) != rows:
-            raise CommitError(f"{path}: expected {rows} rows, read back {found}")
+            return f"{path}: expected {rows} rows, found {found}"
+    return None
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -223,13 +227,14 @@ def commit(
         path = f"{run.output}/{file['path']}"
         if present.pop(path, None) != file["bytes"]:
             raise CommitError(f"{path}: written, but not there any more with its {file['bytes']} bytes")
+    _check_claim(run)  # again: to list many files takes a while
     for path in sorted(present):
         delete(path)
-    return write_manifest(run, inputs, files, options, skipped)
+    return write_manifest(run, inputs, files, options.recorded, skipped)
 
 
 def write_manifest(
-    run: Run, inputs: int, files: list[dict[str, Any]], options: CommitOptions, skipped: int = 0
+    run: Run, inputs: int, files: list[dict[str, Any]], recorded: Mapping[str, Any], skipped: int = 0
 ) -> dict[str, Any]:
     """Writes the manifest of a run whose files are known to be whole, and clears its temporaries; see `commit`."""
     manifest = {
@@ -255,7 +260,7 @@ def write_manifest(
             ({key: file[key] for key in ("path", "rows", "bytes", "sha256")} for file in files),
             key=lambda file: file["path"],
         ),
-        "options": options.recorded,
+        "options": recorded,
     }
     with temporary_file(run) as path:
         # In one line: BigQuery and Spark read JSON by the line.

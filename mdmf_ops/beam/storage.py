@@ -137,16 +137,29 @@ def exists(path: str) -> bool:
 def publish(source: Path, destination: str) -> None:
     """Moves or copies a whole local file to its place, where readers see all of it or nothing.
 
-    A local rename replaces what is there in one step; an object store shows an object once its only write is
-    closed.
+    A local rename replaces what is there in one step, and outlives a power cut; an object store shows an object once
+    its only write is closed.
     """
     if is_gcs(destination):
         gcs().upload(source, destination)
         return
-    Path(destination).parent.mkdir(parents=True, exist_ok=True)
-    with open(source, "rb") as file:
-        os.fsync(file.fileno())
+    folder = Path(destination).parent
+    new = [above for above in (folder, *folder.parents) if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    _sync(source)
     source.replace(destination)
+    for named_in in (folder, *(made.parent for made in new)):
+        with suppress(OSError):  # of a file system that cannot
+            _sync(named_in)
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file's content, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def delete(path: str) -> None:

@@ -28,7 +28,7 @@ from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterPr
 from apache_beam.transforms.window import FixedWindows
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
-from mdmf_ops.beam.commit import CommitOptions, retract, temporary_file, write_manifest, write_shard
+from mdmf_ops.beam.commit import retract, temporary_file, write_manifest, write_shard
 from mdmf_ops.beam.drift import Sample, sample, summarise
 from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.live import Scored, age_ms
@@ -182,7 +182,7 @@ class _WritePaneDoFn(beam.DoFn):
         retract(run)
         file = write_shard(run, 0, 1, rows)
         recorded = {"stream_id": self._stream.run_id, **_span(window), "shard": shard, "pane": _pane_name(pane)}
-        write_manifest(run, len(rows), [file], CommitOptions(recorded=recorded))
+        write_manifest(run, len(rows), [file], recorded)
         self._rows.inc(len(rows))
         if pane.timing == PaneInfoTiming.LATE:
             self._late.inc(len(rows))

@@ -94,11 +94,6 @@ def cut_uris(expected: int, quantiles: list[str], num_shards: int | None) -> lis
     return [quantiles[last * shard // num_shards] if quantiles else "" for shard in range(1, num_shards)]
 
 
-def with_shard(row: dict[str, Any], bounds: list[str]) -> tuple[int, dict[str, Any]]:
-    """A row and the shard that its URI falls into."""
-    return bisect_right(bounds, row["image_uri"]), row
-
-
 class _PackDoFn(beam.DoFn):
     """Rows to packed ones by shard. A runner on one machine keeps them all in memory until the last is scored."""
 
@@ -110,8 +105,7 @@ class _PackDoFn(beam.DoFn):
         self._left = _MOST_WAITING
 
     def process(self, row: dict[str, Any], bounds: list[str]) -> Iterator[tuple[int, bytes]]:
-        shard, row = with_shard(row, bounds)
-        self._waiting[shard].append(row)
+        self._waiting[bisect_right(bounds, row["image_uri"])].append(row)
         self._left -= 1
         if not self._left:
             yield from self._pack()

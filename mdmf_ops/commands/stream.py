@@ -20,10 +20,9 @@ import contextlib
 import json
 import logging
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from apache_beam.runners.runner import PipelineResult
@@ -40,6 +39,7 @@ from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.subscription import SUBSCRIPTION
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.commands.terminal import every
 from mdmf_ops.text import told
 from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
 
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             drain_on_signals()
         print(f"mdmf stream: {stream.run_id} goes to {stream.output}", file=sys.stderr, flush=True)
         shown = not arguments.json and (sys.stderr.isatty() or arguments.verbose)
-        with _status(result, local) if shown else contextlib.nullcontext():
+        with every(_STATUS_S, partial(_status, result, local)) if shown else contextlib.nullcontext():
             result.wait_until_finish()
         if local:
             SUBSCRIPTION.close()
@@ -145,22 +145,8 @@ def metrics(result: PipelineResult, local: bool) -> dict[str, Any]:
     return dict(sorted(values.items()))
 
 
-@contextlib.contextmanager
-def _status(result: PipelineResult, local: bool) -> Iterator[None]:
-    """A line on stderr every few seconds while the stream runs."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_STATUS_S):
-            print(f"{time.strftime('%H:%M:%S')} {_line(metrics(result, local))}", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def _status(result: PipelineResult, local: bool) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {_line(metrics(result, local))}", file=sys.stderr, flush=True)
 
 
 def _line(found: dict[str, Any]) -> str:

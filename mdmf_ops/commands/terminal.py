@@ -1,6 +1,7 @@
 """How the verbs show tables and waiting: for a person at a terminal, or in whole lines for a pipe."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,24 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
         return
     with screen.status(text) as status:
         yield lambda now: status.update(f"{text}: {now}")
+
+
+@contextmanager
+def every(period_s: float, show: Callable[[], None]) -> Iterator[None]:
+    """Calls `show` each time the period is over, in a thread of its own, until the block ends."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(period_s):
+            show()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager

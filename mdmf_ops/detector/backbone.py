@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdmf_ops.detector.frequencies import FREQUENCY_DIM, log_energies
-from mdmf_ops.detector.memory import tiles_at_once
 from mdmf_ops.detector.tiles import TileGeometry
+
+_USED = 0.8
+"""Share of what the weights leave of an accelerator's memory that activations may fill: the rest is for the bank's
+kernels, workspaces, gaps."""
 
 
 class Backbone(nn.Module):
@@ -42,6 +45,19 @@ class Backbone(nn.Module):
         """The most that one tile takes of an accelerator's memory on its way through, in float32."""
         raise NotImplementedError
 
+    def weight_bytes(self) -> int:
+        """Size of the weights in memory."""
+        return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
+
+    def tiles_at_once(self, height_px: int, width_px: int, memory_bytes: int) -> int:
+        """The most tiles of this size that it is given at once; at least one, which may not fit.
+
+        It follows from the whole memory of the device, `memory_bytes`, not from what is free now: the same image is cut
+        into the same batches each time, and running out of memory stays the exception.
+        """
+        room_bytes = _USED * (memory_bytes - self.weight_bytes())
+        return max(1, int(room_bytes // self.activation_bytes(height_px, width_px)))
+
     def embed(self, tiles: np.ndarray) -> Tensor:
         """Embeds one image.
 
@@ -60,7 +76,7 @@ class Backbone(nn.Module):
         if device.type == "cpu":
             return self._seen(torch.from_numpy(tiles), 1, device)
         memory_bytes = torch.cuda.get_device_properties(device).total_memory
-        at_once = min(len(tiles), tiles_at_once(self, *tiles.shape[2:], memory_bytes))
+        at_once = min(len(tiles), self.tiles_at_once(*tiles.shape[2:], memory_bytes))
         # From pinned memory they are copied while the device computes.
         return self._seen(torch.from_numpy(tiles).pin_memory(), at_once, device)
 

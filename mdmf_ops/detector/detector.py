@@ -34,16 +34,7 @@ _UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
 
 
 class Detector(Scorer):
-    """Scores images against a bank of real ones. A score depends on the image and the assets alone.
-
-    Example::
-
-        from mdmf_ops.detector import Detector
-
-        detector = Detector.load()
-        [result] = detector.score([open("photo.jpg", "rb").read()])
-        print(result)
-    """
+    """Scores images against a bank of real ones. A score depends on the image and the assets alone."""
 
     def __init__(
         self,

@@ -11,10 +11,10 @@ import torch
 
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
-from mdmf_ops.detector.decode import DecodedImage, Limits
+from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.isolation import decode_in_turn
-from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles, tile_image
+from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles
 
 DEFAULT_ALPHA = 0.01
 
@@ -153,10 +153,6 @@ class Scorer(ABC):
         except torch.cuda.OutOfMemoryError as error:  # of a single tile
             return ImageError(ErrorCode.OUT_OF_MEMORY, f"the network: {error}")
         return replace(score, score_us=(time.perf_counter_ns() - started_ns) // 1000)
-
-    def score_decoded(self, image: DecodedImage) -> Score:
-        """Scores one decoded image. Raises ImageError where no finite score comes out."""
-        return self.score_tiles(tile_image(image, self.terms.geometry))
 
     def score_tiles(self, image: TiledImage) -> Score:
         """Scores one image by its tiles. Raises ImageError where no finite score comes out."""

@@ -3,8 +3,8 @@
 Memory is bounded by what is shown, but for two numbers of each scored image.
 """
 
+import bisect
 import hashlib
-import heapq
 import math
 from array import array
 from collections import Counter
@@ -52,36 +52,20 @@ class Smallest:
     def __init__(self, count: int, key: Callable[[Row], tuple]):
         self._count = count
         self._key = key
-        self._heap: list[tuple[_Reversed, int, Row]] = []
+        self._entries: list[tuple[tuple, int, Row]] = []  # smallest first; of equal keys, as they were pushed
         self._pushed = 0
 
     def push(self, row: Row) -> None:
         """Keeps the row if it is among the smallest so far."""
-        entry = (_Reversed(self._key(row)), -self._pushed, row)
+        entry = (self._key(row), self._pushed, row)
         self._pushed += 1
-        if len(self._heap) < self._count:
-            heapq.heappush(self._heap, entry)
-        elif self._heap and self._heap[0] < entry:
-            heapq.heapreplace(self._heap, entry)
+        if len(self._entries) < self._count or (self._entries and entry < self._entries[-1]):
+            bisect.insort(self._entries, entry)
+            del self._entries[self._count :]
 
     def rows(self) -> list[Row]:
         """Them, smallest first."""
-        return [row for _key, _place, row in sorted(self._heap, reverse=True)]
-
-
-class _Reversed:
-    """A key that sorts the other way round: the heap's first is then the one to drop."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, key: tuple):
-        self.key = key
-
-    def __lt__(self, other: "_Reversed") -> bool:
-        return other.key < self.key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reversed) and other.key == self.key
+        return [row for _key, _place, row in self._entries]
 
 
 def _by_strength(row: Row) -> tuple:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector import decode, frequencies, jpeg_pixels, tiles
+from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.heap import give_back_memory
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
@@ -108,14 +108,14 @@ def extract(
         ValueError: images cannot be decoded; names the first of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # The text of all that made them: features of a chain or an extractor that was changed since are no longer theirs.
-    modules = {augment, tiles, frequencies, jpeg_pixels, *map(inspect.getmodule, (decode, Backbone, type(backbone)))}
-    if not isinstance(chain, str):
-        modules.add(inspect.getmodule(chain))
-    text = "".join(sorted(map(inspect.getsource, modules)))
-    made_by = f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim} {text}"
-    digest = hashlib.sha256(made_by.encode())
-    digest.update(Path(inspect.getfile(Backbone)).with_name("micro.onnx").read_bytes())  # what `seen` runs on a CPU
+    digest = hashlib.sha256(f"{chain} {seed} {backbone.geometry} {backbone.embedding_dim}".encode())
+    # The text of all that may have made them: features of a chain, a decoder or an extractor that was changed since
+    # are no longer theirs.
+    room = Path(inspect.getfile(Backbone)).parent
+    makers = [augment, type(backbone), *([] if isinstance(chain, str) else [chain])]
+    files = {inspect.getmodule(maker).__file__ for maker in makers} | {*map(str, room.glob("*.py"))}
+    for file in (*sorted(files), room / "micro.onnx"):  # which `seen` runs on a CPU
+        digest.update(Path(file).read_bytes())
     for tensor in backbone.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for image in images:

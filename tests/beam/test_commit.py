@@ -70,7 +70,7 @@ def test_what_does_not_read_back_is_refused(run, monkeypatch):
         publish(source, destination)
 
     monkeypatch.setattr(commit_module, "publish", lossy)
-    with pytest.raises(CommitError, match="read back"):
+    with pytest.raises(CommitError, match="expected SHA-256"):
         write_shard(run, 0, 1, ROWS)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import emulators
 import pytest
@@ -26,6 +27,7 @@ from mdmf_ops.beam.commit import (
 )
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import collect, strays, verify_run
+from mdmf_ops.beam.storage import publish
 
 ROWS = [make_row(f"/{i}") for i in range(6)]
 
@@ -84,6 +86,24 @@ def test_a_process_killed_at_any_step_leaves_no_promise_broken_and_its_rerun_is_
     assert deaths > 15
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says which file a descriptor is of")
+def test_what_is_published_outlives_a_power_cut_under_its_name(tmp_path, monkeypatch):
+    source, destination = tmp_path / "source", tmp_path / "out" / "day" / "file"
+    source.write_bytes(b"rows")
+    synced = []
+
+    def fsync(descriptor):
+        synced.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), destination.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish(source, str(destination))
+    # The content before it has its name; then all names that are new, each in its folder.
+    assert synced[0] == (str(source), False)
+    folders = {str(folder) for folder in (destination.parent, tmp_path / "out", tmp_path)}
+    assert {(folder, True) for folder in folders} == set(synced[1:])
+    assert destination.read_bytes() == b"rows"
+
+
 @pytest.fixture(params=["local", "gs"])
 def output(request, tmp_path):
     if request.param == "local":
@@ -110,6 +130,25 @@ def test_of_two_runs_with_one_id_the_older_is_refused_and_the_newer_is_whole(out
     assert read_manifest(newer)["attempt"] == newer.attempt
     assert verify_run(output, read_manifest(newer)) == []
     assert strays(output) == []
+
+
+def test_a_run_that_starts_anew_while_the_older_one_lists_files_keeps_its_claim(tmp_path, monkeypatch):
+    older, newer = Run.start(str(tmp_path), "r1"), Run.start(str(tmp_path), "r1")
+    list_files = commit_module.list_files
+
+    def listing(*arguments):
+        monkeypatch.setattr(commit_module, "list_files", list_files)
+        retract(newer)
+        return list_files(*arguments)
+
+    retract(older)
+    files = [write_shard(older, 0, 1, ROWS)]
+    monkeypatch.setattr(commit_module, "list_files", listing)
+    with pytest.raises(CommitError, match="started anew"):
+        commit(older, len(ROWS), files, CommitOptions())
+    assert read_manifests(older.output) == []
+    commit(newer, len(ROWS), [write_shard(newer, 0, 1, ROWS)], CommitOptions())
+    assert read_manifest(newer)["attempt"] == newer.attempt
 
 
 def test_two_scans_with_one_id_at_once_leave_one_whole_run(tmp_path):

