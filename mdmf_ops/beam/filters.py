@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from mdmf_ops.beam.image import ImageRef, to_ns
+from mdmf_ops.beam.image import ImageRef, split_member, to_ns
 from mdmf_ops.beam.run import WRITTEN_FILE
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.storage import is_gcs, local_path
@@ -59,7 +59,8 @@ class Filters:
         )
 
     def _is_written(self, ref: ImageRef) -> bool:
-        if self.output is None:
+        # Who fills a tar chooses the names in it, `x/../../scores/_runs/r1.json` too.
+        if self.output is None or split_member(ref.uri)[1] is not None:
             return False
         if _lies_as_written(ref.uri, self.output):
             return True

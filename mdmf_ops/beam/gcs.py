@@ -6,6 +6,7 @@ Every request is retried with growing pauses where the error is transient, for a
 import base64
 import os
 import socket
+import string
 import threading
 import time
 import weakref
@@ -32,6 +33,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException, Response
+from requests.adapters import HTTPAdapter
 
 from mdmf_ops.beam.image import ImageRef, to_ns
 from mdmf_ops.detector import ErrorCode, ImageError, Limits
@@ -57,6 +59,14 @@ PAGE = 1000
 
 _CHUNK_BYTES = 8 << 20
 
+_CONNECTIONS = 96
+"""That are kept: eight reads at once of each thread, of which a worker of a stream has a dozen."""
+
+_NEXT_CHARACTERS = string.digits + string.ascii_letters
+"""What cuts names that lie in too few folders to cut them there."""
+
+_MAX_SHARED_CHARACTERS = 64
+
 
 @lru_cache(maxsize=1)
 def client() -> storage.Client:
@@ -65,6 +75,9 @@ def client() -> storage.Client:
     Without the exception Beam would look for credentials for 25 s before it does the same.
     """
     made = create_storage_client(PipelineOptions([]), use_credentials="STORAGE_EMULATOR_HOST" not in os.environ)
+    for scheme in ("https://", "http://"):
+        if type(made._http.get_adapter(scheme)) is HTTPAdapter:  # not one with certificates of its own
+            made._http.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
     _bound_answers(made)
     return made
 
@@ -126,6 +139,24 @@ def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> It
                 yield _ref(bucket, blob)
 
 
+def cut(bucket: str, prefix: str, count: int) -> list[str]:
+    """Names that cut all that lies under a prefix into about `count` ranges, up to four times as many; none if one
+    request lists it.
+
+    Objects beside folders belong to the range that they sort into.
+    """
+    if fits_a_page(bucket, prefix):
+        return []
+    cuts, level = set(), [prefix]
+    while level and len(cuts) < count:
+        level = [folder for parent in level[:count] for folder in subfolders(bucket, parent)]
+        cuts.update(level)
+    if len(cuts) < count:
+        start = shared_start(bucket, prefix)
+        cuts.update(start + character for character in _NEXT_CHARACTERS)
+    return sorted(cuts)[:: 1 + len(cuts) // (4 * count)]
+
+
 def fits_a_page(bucket: str, prefix: str) -> bool:
     """Whether one request lists all that is under a prefix."""
     blobs = client().list_blobs(bucket, prefix=prefix, page_size=PAGE, fields="items(name),nextPageToken", retry=RETRY)
@@ -142,6 +173,26 @@ def subfolders(bucket: str, prefix: str) -> list[str]:
     with _plain_errors(f"gs://{bucket}/{prefix}"):
         next(blobs.pages, None)
     return sorted(blobs.prefixes)
+
+
+def shared_start(bucket: str, prefix: str) -> str:
+    """What all names under a prefix start with, `in/IMG_` of `in/IMG_0001.jpg` and its like: eight requests."""
+    first = _first(bucket, prefix, prefix) or prefix
+    shortest, longest = len(prefix), min(len(first), len(prefix) + _MAX_SHARED_CHARACTERS)
+    while shortest < longest:
+        middle = (shortest + longest + 1) // 2
+        if _first(bucket, prefix, f"{first[:middle]}\U0010ffff") is None:  # none sorts behind those that start so
+            shortest = middle
+        else:
+            longest = middle - 1
+    return first[:shortest]
+
+
+def _first(bucket: str, prefix: str, start: str) -> str | None:
+    blobs = client().list_blobs(
+        bucket, prefix=prefix, start_offset=start or None, page_size=1, fields="items(name),nextPageToken", retry=RETRY
+    )
+    return next((blob.name for blob in blobs if blob.name >= start), None)
 
 
 def stat_object(uri: str) -> ImageRef | None:
@@ -217,9 +268,16 @@ def image_error(error: Exception, ref: ImageRef) -> ImageError:
 
 
 def open_object(uri: str, generation: int | None = None) -> BinaryIO:
-    """Opens an object for reading in ranges; a missing one raises FileNotFoundError here."""
+    """Opens an object for reading in ranges.
+
+    Raises:
+        FileNotFoundError: there is none.
+        NotFound: there is none of that generation.
+    """
     bucket, name = split(uri)
     blob = client().bucket(bucket).get_blob(name, generation=generation, retry=RETRY)
+    if generation is not None and (blob is None or blob.generation != generation):  # an emulator may know none
+        raise NotFound(f"{uri}: generation {generation} is not there")  # `image_error` tells whether another one is
     if blob is None:
         raise FileNotFoundError(f"{uri}: no such object")
     # Pinned, so that an overwrite between two ranges is an error and not a mixture.

@@ -1,5 +1,6 @@
 """Globs over whole paths and object names: what they match, and where a match may lie."""
 
+import glob
 import re
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
         ValueError: a set in it runs backwards, as `[z-a]`.
     """
     regex = ""
-    for token in re.findall(r"(?<=/)\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\]|.", pattern, re.DOTALL):
+    for token in re.findall(r"(?<=/)\*\*/|\*\*|\*|\?|\[(?:![^/]|[^!/])[^\]/]*\]|.", pattern, re.DOTALL):
         if token.startswith("[") and len(token) > 1:
             negated = token.startswith("[!")
             inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1 + negated : -1])
@@ -24,6 +25,14 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
         return re.compile(regex, re.DOTALL)
     except re.error as error:
         raise ValueError(f"{pattern}: no glob: {error.msg}") from error
+
+
+def is_glob(name: str) -> bool:
+    """Whether a name may be meant as a glob: not one whose set runs backwards, as a folder `trip [2024-01]`."""
+    try:
+        return glob.has_magic(name) and compile_glob(name) is not None
+    except ValueError:
+        return False
 
 
 def fixed_start(pattern: str) -> str:

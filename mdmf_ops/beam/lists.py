@@ -54,6 +54,8 @@ def _entries(path: str, column: str) -> Iterator[str]:
         if path.lower().endswith(".parquet"):
             parquet = pq.ParquetFile(file)
             _check_column(path, column, parquet.schema_arrow.names)
+            if pa.types.is_nested(kind := parquet.schema_arrow.field(column).type):
+                raise ValueError(f"{path}: column {column!r} is {kind}, not text")
             for batch in parquet.iter_batches(columns=[column]):
                 yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
             return
@@ -62,7 +64,10 @@ def _entries(path: str, column: str) -> Iterator[str]:
             rows = csv.DictReader(lines, strict=True)  # else an open quote swallows all lines behind it
             try:
                 _check_column(path, column, rows.fieldnames or [])
-                yield from (row[column] or "" for row in rows)
+                for row in rows:
+                    if None in row:  # a comma without quotes: what stands in the column is a piece of a name
+                        raise ValueError(f"{path}: line {rows.line_num}: more fields than columns: quote its commas")
+                    yield row[column] or ""
             except csv.Error as error:
                 raise ValueError(f"{path}: after line {rows.line_num}: {error}") from error
         else:
@@ -77,12 +82,12 @@ def _check_column(path: str, column: str, columns: list[str]) -> None:
 def _ref(text: str, base: PurePosixPath) -> ImageRef:
     scheme = text.partition("://")[0] if "://" in text else None
     printable = text.encode(errors="backslashreplace").decode()
+    container, member = split_member(text)
     if scheme == "gs":
-        fit = printable == text and is_object(text)
-        return ImageRef(text) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
+        fit = printable == text and is_object(container)
+        return _named(container, member) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
     if scheme not in (None, "file"):
         return _unfit(printable, "local paths and gs:// are read, nothing else")
-    container, member = split_member(text)
     if scheme == "file":
         if not is_file_uri(text):
             return _unfit(printable, "file:///PATH, percent-encoded, is expected")
@@ -91,7 +96,11 @@ def _ref(text: str, base: PurePosixPath) -> ImageRef:
         path = str(base / container)
     if "\0" in f"{path}{member}":
         return _unfit(printable, "a null character")
-    uri = local_uri(direct_path(path))
+    return _named(local_uri(direct_path(path)), member)
+
+
+def _named(uri: str, member: str | None) -> ImageRef:
+    """An image, or the one of that name in a shard, under the URI that its row has."""
     if member is None:
         return ImageRef(uri)
     return ImageRef(f"{uri}#{member if fits_a_line(member) else quote(os.fsencode(member))}")

@@ -24,6 +24,8 @@ _KNOWN_KINDS = (*tarfile.SUPPORTED_TYPES, b"V", b"D")
 _MAX_HEADER_BYTES = 16 << 10
 """Of what stands before a member: two paths of 4 KiB, and what else a system notes of a file. Headers can be made to
 cost tarfile the square of their length: 0.2 s and 65 MB for these, 19 s and 4 GB for 128 KiB."""
+_MAX_HEADER_BLOCKS = 2048
+"""Of the same, block by block: each may name 21 pieces of a sparse file, all of which tarfile keeps. 5 MB for these."""
 _MAX_SHARED_CHARS = 64 << 10
 """Of headers that hold for every member after them, and add up."""
 _MAX_SHARD_BYTES = 8 << 40
@@ -78,7 +80,7 @@ def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:
             archive.members.clear()  # tarfile keeps every header, and a shard may have a million
             _check_sizes(archive, member, end_bytes)
             end_bytes = archive.offset
-            headers.left_bytes = _MAX_HEADER_BYTES
+            headers.left_bytes, headers.left_blocks = _MAX_HEADER_BYTES, _MAX_HEADER_BLOCKS
             if member.isreg() or member.islnk() or member.type not in _KNOWN_KINDS:
                 ref = shard._replace(
                     uri=f"{shard.uri}#{_name(member.name)}",
@@ -137,19 +139,24 @@ class _HeaderReader:
     """A file of which only headers are read: tarfile would take one of gigabytes into memory.
 
     Attributes:
-        left_bytes: how much longer than a block the headers of the next member may be, all together.
+        left_bytes: how long the headers of the next member may be that are longer than a block, all together.
+        left_blocks: how many reads of a block or less they may take.
     """
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self.seek, self.tell = file.seek, file.tell
-        self.left_bytes = _MAX_HEADER_BYTES
+        self.left_bytes, self.left_blocks = _MAX_HEADER_BYTES, _MAX_HEADER_BLOCKS
 
     def read(self, size: int) -> bytes:
         if size > _BLOCK_BYTES:
             self.left_bytes -= size
+        else:
+            self.left_blocks -= 1
         if size < 0 or self.left_bytes < 0:
             raise tarfile.ReadError(f"a header of {size:,} bytes, at most {_MAX_HEADER_BYTES:,} before a member")
+        if self.left_blocks < 0:
+            raise tarfile.ReadError(f"over {_MAX_HEADER_BLOCKS:,} blocks of headers before a member")
         return self._file.read(size)
 
 

@@ -20,7 +20,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
 from mdmf_ops.beam.filters import Filters
-from mdmf_ops.beam.globs import compile_glob, fixed_folder, fixed_start, may_hold
+from mdmf_ops.beam.globs import compile_glob, fixed_folder, fixed_start, is_glob, may_hold
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
 from mdmf_ops.beam.lists import complete, read_list
 from mdmf_ops.beam.shards import is_shard, list_members, refuse_name_of_member
@@ -29,7 +29,6 @@ from mdmf_ops.progress import Progress
 
 _PARTS = 64
 """A source is cut into about this many parts, each at least a request: a year of daily folders lists in parallel."""
-_NEXT_CHARACTERS = "02468ACEGIKMOQSUWYacegikmoqsuwy"
 
 
 class Part(NamedTuple):
@@ -92,20 +91,9 @@ def _split_gcs(source: str) -> list[Part]:
     parts, root = [], _folder(source)
     if name and not name.endswith("/") and gcs().stat_object(source):
         parts = [Part(source, source)]  # and what lies under its name: an object beside a folder must not hide it
-    elif glob.has_magic(name):
+    elif is_glob(name):
         root = f"gs://{bucket}/{fixed_start(name)}"
-    prefix = gcs().split(root)[1]
-    if gcs().fits_a_page(bucket, prefix):
-        return [*parts, Part(source, root)]
-    # Names between two neighbouring cuts are a part: objects beside the folders belong to the part they sort into.
-    cuts, level = set(), [prefix]
-    while level and len(cuts) < _PARTS:
-        level = [folder for parent in level[:_PARTS] for folder in gcs().subfolders(bucket, parent)]
-        cuts.update(level)
-    if len(cuts) < _PARTS:
-        cuts.update(prefix + character for character in _NEXT_CHARACTERS)
-    bounds = sorted(cuts)
-    bounds = ["", *bounds[:: 1 + len(bounds) // (4 * _PARTS)], ""]
+    bounds = ["", *gcs().cut(*gcs().split(root), _PARTS), ""]
     return [*parts, *(Part(source, root, start, end) for start, end in pairwise(bounds))]
 
 
@@ -115,8 +103,13 @@ def _folder(name: str) -> str:
 
 def list_part(part: Part) -> Iterator[ImageRef]:
     """Lists the images of a part; those of a tar shard one by one."""
-    for ref in _list_gcs(part) if is_gcs(part.source) else _list_local(part):
-        yield from list_members(ref) if is_shard(ref.uri) else [refuse_name_of_member(ref)]
+    for ref in _list_files(part):
+        yield from list_members(ref) if is_shard(ref.uri) else [ref]
+
+
+def _list_files(part: Part) -> Iterator[ImageRef]:
+    """Lists the files of a part; a tar shard is one."""
+    return map(refuse_name_of_member, _list_gcs(part) if is_gcs(part.source) else _list_local(part))
 
 
 def _list_gcs(part: Part) -> Iterator[ImageRef]:
@@ -203,7 +196,10 @@ def list_named(ref: ImageRef, ask: bool) -> Iterable[ImageRef]:
 
 
 class _ListDoFn(beam.DoFn):
-    """Parts to refs that the filters admit; each part in which something was found is also a `found` source."""
+    """Parts to refs that the filters admit, and to `shards` beside the source that each is of.
+
+    A source of which a part or a shard has an image is also `found`.
+    """
 
     def __init__(self, filters: Filters, progress: Progress | None):
         self._filters = filters
@@ -212,10 +208,16 @@ class _ListDoFn(beam.DoFn):
         self._left_out = Metrics.counter(NAMESPACE, "images_left_out")
 
     def process(self, part: Part) -> Iterator[ImageRef]:
+        yield from self._images(part.source, _list_files(part))
+
+    def _images(self, source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         found = False
-        for ref in list_part(part):
+        for ref in refs:
+            if is_shard(ref.uri) and ref.error is None:
+                yield TaggedOutput("shards", (source, ref))
+                continue
             if not found:
-                yield TaggedOutput("found", part.source)
+                yield TaggedOutput("found", source)
                 found = True
             yield from self._admit(ref)
 
@@ -227,6 +229,17 @@ class _ListDoFn(beam.DoFn):
             yield ref
         else:
             self._left_out.inc()
+            # The last of two members of one name is the image: left out for its size, it goes on to hide the other one.
+            if ref.offset_bytes is not None and self._filters.admit(ref._replace(size_bytes=None)):
+                yield ref
+
+
+class _ListShardDoFn(_ListDoFn):
+    """Shards to refs of the images in them."""
+
+    def process(self, named: tuple[str, ImageRef]) -> Iterator[ImageRef]:
+        source, shard = named
+        yield from self._images(source, list_members(shard))
 
 
 class _CompleteDoFn(_ListDoFn):
@@ -267,6 +280,8 @@ class MatchImages(beam.PTransform):
         complete_lists: bool = False,
     ):
         super().__init__()
+        if isinstance(sources, str) or isinstance(lists, str):
+            raise ValueError("sources and lists are lists of names: one name alone would be taken for its letters")
         if not sources and not lists:
             raise ValueError("no sources: name at least one file, folder, glob or list")
         self._sources = [absolute(source) for source in sources]
@@ -280,32 +295,39 @@ class MatchImages(beam.PTransform):
         return {"sources": " ".join(self._sources), "lists": " ".join(self._lists)}
 
     def expand(self, pbegin: PBegin) -> beam.PCollection[ImageRef]:
+        listing = self._filters, self._progress
         listed = (
             pbegin
             | "Sources" >> beam.Create(self._sources, reshuffle=False)
             | "Split" >> beam.FlatMap(split_source).with_output_types(Part)
             | "SpreadParts" >> beam.Reshuffle()
-            | "List" >> beam.ParDo(_ListDoFn(self._filters, self._progress)).with_outputs("found", main="refs")
+            | "List" >> beam.ParDo(_ListDoFn(*listing)).with_outputs("found", "shards", main="refs")
+        )
+        members = (
+            listed.shards
+            | "SpreadShards" >> beam.Reshuffle()  # of a folder of shards each is listed by another worker
+            | "ListShards" >> beam.ParDo(_ListShardDoFn(*listing)).with_outputs("found", main="refs")
         )
         named = (
             pbegin
-            | "Lists" >> beam.Create(self._lists, reshuffle=False)
+            | "Lists" >> beam.Create(self._lists)
             | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
             | "SpreadNamed" >> beam.GroupBy(file_of)  # the images of a shard together: it is listed once
             | "Named" >> beam.FlatMapTuple(lambda _file, refs: refs).with_output_types(ImageRef)
-            | "Complete" >> beam.ParDo(_CompleteDoFn(self._filters, self._progress, self._complete_lists))
+            | "Complete" >> beam.ParDo(_CompleteDoFn(*listing, self._complete_lists))
         )
+        found = (listed.found, members.found) | "Found" >> beam.Flatten() | beam.Distinct()
         checked = (
             pbegin
             | "Once" >> beam.Create([None], reshuffle=False)
-            | "CheckFound" >> beam.Map(_check_found, self._sources, AsList(listed.found | beam.Distinct()))
+            | "CheckFound" >> beam.Map(_check_found, self._sources, AsList(found))
         )
         return (
-            (listed.refs, named)
+            (listed.refs, members.refs, named)
             | beam.Flatten()
             | "KeyByUri" >> beam.WithKeys(lambda ref: ref.uri).with_output_types(tuple[str, ImageRef])
             | "OnePerUri" >> beam.GroupByKey()
-            | "Newest" >> beam.Map(_newest, AsSingleton(checked)).with_output_types(ImageRef)
+            | "Newest" >> beam.FlatMap(_newest, self._filters, AsSingleton(checked)).with_output_types(ImageRef)
         )
 
 
@@ -316,6 +338,7 @@ def _check_found(_once: None, sources: list[str], found: list[str]) -> None:
             raise _nothing(source)
 
 
-def _newest(group: tuple[str, Iterable[ImageRef]], _checked: None) -> ImageRef:
+def _newest(group: tuple[str, Iterable[ImageRef]], filters: Filters, _checked: None) -> list[ImageRef]:
     """Of several listings of one URI the newest; of two members of one name in a shard the last, as tar has it."""
-    return max(group[1], key=lambda ref: (ref.generation or 0, ref.modified_ns or 0, ref.offset_bytes or 0))
+    newest = max(group[1], key=lambda ref: (ref.generation or 0, ref.modified_ns or 0, ref.offset_bytes or 0))
+    return [newest] if filters.admit(newest) else []

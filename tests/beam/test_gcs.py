@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import emulators
 import pytest
@@ -135,6 +137,53 @@ def test_a_folder_is_found_by_its_name_as_it_stands(bucket, monkeypatch, fits_a_
     fill(bucket, ["t [2024]/a.jpg", "t [2024]/deep/b.jpg", "t 2/c.jpg", "t*/e.jpg", "t1.jpg"])
     monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: fits_a_page)
     assert names(bucket, source) == expected
+
+
+@pytest.mark.parametrize("fits_a_page", [True, False])
+def test_a_folder_whose_name_is_no_glob_is_found(bucket, monkeypatch, fits_a_page):
+    fill(bucket, ["trip [2024-01]/a.jpg", "trip [2023-12]/b.jpg", "trip 2/c.jpg", "trip.jpg"])
+    monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: fits_a_page)
+    for source in ("trip [2024-01]", "trip [2024-01]/"):
+        assert names(bucket, source) == ["trip [2024-01]/a.jpg"]
+    with pytest.raises(FileNotFoundError, match="nothing there"):
+        names(bucket, "trip [2024-01]/*.png")
+
+
+@pytest.mark.parametrize(
+    ("listed", "start"),
+    [
+        ([f"f/IMG_2024-{i:03d}.jpg" for i in range(0, 1000, 50)], "f/IMG_2024-"),
+        (["f/a.jpg", "f/ab.jpg", "f/b.jpg"], "f/"),
+        (["f/" + "n" * 100 + tail for tail in "ab"], "f/" + "n" * 64),
+        (["f/Ä1", "f/Ä2"], "f/Ä"),
+        (["f/only.jpg"], "f/only.jpg"),
+        ([], "f/"),
+    ],
+)
+def test_names_that_begin_alike_are_cut_where_they_differ(bucket, proxy, monkeypatch, listed, start):
+    fill(bucket, [*listed, "e", "g"])
+    proxy.reset()
+    assert gcs.shared_start(bucket.name, "f/") == start
+    assert proxy.requests["list"] <= 9
+    if len(listed) > 10:
+        monkeypatch.setattr(gcs, "fits_a_page", lambda _bucket, _prefix: False)
+        parts = [[ref.uri for ref in list_part(part)] for part in split_source(bucket.uri("f"))]
+        assert sorted(uri for part in parts for uri in part) == sorted(map(bucket.uri, listed))
+        assert sum(map(bool, parts)) == 10
+
+
+def test_a_connection_is_kept_for_each_read(bucket, caplog):
+    fill(bucket, [f"many/{i}.jpg" for i in range(8)])
+    refs = list(list_images(bucket.uri("many")))
+    together = threading.Barrier(32)
+
+    def read(i):
+        together.wait()
+        return fetch_image(refs[i % 8], Limits()).error
+
+    with ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(read, range(32 * 4))) == {None}
+    assert "discarding connection" not in caplog.text
 
 
 def test_listing_asks_nothing_of_a_single_object(bucket, proxy):
@@ -272,6 +321,14 @@ def test_a_shard_that_cannot_be_read_is_not_called_damaged(bucket, proxy, monkey
     [listed] = list_images(bucket.uri(""))
     for ref in (listed, *(complete(ImageRef(bucket.uri(name))) for name in ("s.tar", "s.tar#a.jpg"))):
         assert ref.error.code is code
+
+
+@pytest.mark.parametrize(("then", "code"), [("put", ErrorCode.CHANGED), ("delete", ErrorCode.NOT_FOUND)])
+def test_a_shard_that_is_another_one_before_its_images_are_listed_is_changed(bucket, then, code):
+    listed = ImageRef(bucket.uri("s.tar"), bucket.put("s.tar", tar("a.jpg", b"member")))
+    bucket.put("s.tar", tar("b.jpg", b"other")) if then == "put" else bucket.delete("s.tar")
+    [ref] = list_members(listed)
+    assert (ref.uri, ref.generation, ref.error.code) == (listed.uri, listed.generation, code)
 
 
 def test_a_shard_is_read_to_its_end_in_the_request_of_its_headers(bucket, proxy):

@@ -14,6 +14,7 @@ from mdmf_ops.beam import ImageRef, MatchImages
 from mdmf_ops.beam.lists import read_list
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.run import dataset_root
+from mdmf_ops.beam.shards import _name
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute, direct_path
 from mdmf_ops.detector import ErrorCode, Limits
@@ -166,6 +167,31 @@ def test_an_open_quote_in_a_csv_swallows_no_line_behind_it(tmp_path, behind):
     path.write_text('uri\na.jpg\n"b.jpg\n' + behind)
     with pytest.raises(ValueError, match=r"list\.csv: after line 2: "):
         list(read_list(str(path)))
+
+
+@pytest.mark.parametrize("line", ["/photos/a.jpg, 2.jpg", "/photos/a.jpg,", '"/photos/a.jpg",2.jpg'])
+def test_a_name_with_a_comma_that_is_not_quoted_is_no_other_image(tmp_path, line):
+    path = tmp_path / "list.csv"
+    path.write_text(f"uri\n/b.jpg\n{line}\n/c.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.csv: line 3: more fields than columns"):
+        list(read_list(str(path)))
+
+
+@pytest.mark.parametrize("kind", [pa.struct({"a": pa.string()}), pa.list_(pa.string())])
+def test_a_column_of_no_text_is_said_in_a_line(tmp_path, kind):
+    pq.write_table(pa.table({"uri": pa.array([None], kind)}), tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match=r"list\.parquet: column 'uri' is (struct|list)<.*>, not text"):
+        list(read_list(str(tmp_path / "list.parquet")))
+
+
+@pytest.mark.parametrize("name", ["d/" * 600 + "a.jpg", "control\x01.jpg", "line\nbreak.jpg", "100%.jpg", "a ü.jpg"])
+@pytest.mark.parametrize("root", ["gs://bucket", "/photos"])
+def test_a_list_may_name_every_image_of_a_shard_as_its_row_does(tmp_path, root, name):
+    uri = f"{root}/s.tar#{_name(name)}"
+    plain = f"{root}/s.tar#{name}"
+    written = {uri} | ({plain} if "%" not in name else set())
+    pq.write_table(pa.table({"uri": sorted(written)}), tmp_path / "list.parquet")
+    assert {(ref.uri, ref.error) for ref in read_list(str(tmp_path / "list.parquet"))} == {(uri, None)}
 
 
 def test_quotes_that_close_are_read(tmp_path):

@@ -75,6 +75,13 @@ def keywords(total_bytes, first=b""):
     return first + b"2 " * ((total_bytes - len(first)) // 2 - 1) + b"a="
 
 
+def pieces(count):
+    """A sparse file of old GNU tar: blocks before its bytes say where its pieces belong, 21 each."""
+    block = b"00000000001\0" * 42
+    head = signed(header(b"S", 5, "sparse.jpg"), {386: block[:96], 482: b"\1", 483: b"00000000005\0"})
+    return head + (block + b"\1" + bytes(7)) * (count - 1) + block + bytes(8) + blocks(b"image")
+
+
 HOSTILE = {
     "back to the member before": pax(record("size", -1536)) + file("b.jpg"),
     "back to its own header": pax(record("size", -512)) + file("b.jpg"),
@@ -88,10 +95,20 @@ HOSTILE = {
     "beyond what can be sought": pax(record("size", 2**63 - 1)) + file("b.jpg"),
     "no number": pax(record("GNU.sparse.map", "1,x")) + file("b.jpg"),
     "pieces cut short": signed(header(b"S"), {482: b"\1"}),
+    "pieces of a sparse file without end": pieces(4000) + file("b.jpg"),
+    "a map of pieces without end": pax(record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0"))
+    + file("b.jpg", b"900000\n" + b"1\n" * 1_800_000),
     "1,500 long names": long_names(1500) + file("b.jpg"),
     "keywords of all that follows": pax(keywords(1 << 16)) + file("b.jpg"),
     "keywords for all members": pax(keywords(1 << 14, b"5 a=\n"), tarfile.XGLTYPE) * 9 + file("b.jpg"),
 }
+
+
+def test_a_sparse_file_costs_no_more_than_its_own_image(tmp_path):
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(file("a.jpg") + pieces(2000) + file("c.jpg") + END)
+    refs = {split_member(ref.uri)[1]: ref.error and ref.error.code for ref in list_images(str(shard))}
+    assert refs == {"a.jpg": None, "sparse.jpg": ErrorCode.UNREADABLE, "c.jpg": None}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -16,12 +16,14 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import PipelineVisitor
 from apache_beam.testing.util import assert_that, equal_to
 from conftest import files_in, make_row
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mdmf_ops.beam import Filters, ImageRef, MatchImages, Run, gcs, sources
+from mdmf_ops.beam import Filters, ImageRef, MatchImages, Run, gcs, shards, sources
 from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
 from mdmf_ops.beam.globs import compile_glob
 from mdmf_ops.beam.lists import read_list
@@ -91,6 +93,13 @@ def test_a_glob_matches_what_pythons_own_does(tmp_path_factory, components):
         ("/a/b.jpg", "/a/bxjpg", False),
         ("/a/*", "/a/line\nbreak", True),
         ("/a/[\\d]", "/a/7", False),
+        ("/a/[]*.jpg", "/a/[]b.jpg", True),
+        ("/a/[]*.jpg", "/a/].jpg", False),
+        ("/a/[!]", "/a/[!]", True),
+        ("/a/[!]/b[c]", "/a/x", False),
+        ("/a/[!]/b[c]", "/a/[!]/bc", True),
+        ("/a/[!]]", "/a/b", True),
+        ("/a/[]]", "/a/]", True),
     ],
 )
 def test_globs_of_sets_and_odd_names(pattern, path, matches):
@@ -250,6 +259,18 @@ def test_a_name_that_a_run_could_give_hides_no_image_that_lies_elsewhere(name, o
     assert not Filters(output="/photos/scores").admit(ImageRef(f"/photos/scores/{name}"))
 
 
+@pytest.mark.parametrize("name", ["x/../../scores/_runs/night-1.json", "x/../../scores/_tmp/r1/claim"])
+def test_no_name_in_a_shard_passes_for_what_a_run_wrote(tmp_path, name, run_pipeline):
+    (tmp_path / "in").mkdir()
+    shard = write_tar(tmp_path / "in" / "s.tar", [(name, b"image")])
+    # As paths go, the member's would be one that a run writes.
+    assert os.path.normpath(f"{shard}#{name}").startswith(f"{tmp_path}/scores/_")
+    filters = Filters(output=str(tmp_path / "scores"))
+    with run_pipeline() as p:
+        found = p | MatchImages([str(tmp_path)], filters=filters) | beam.Map(_uri)
+        assert_that(found, equal_to([f"{shard}#{name}"]))
+
+
 def test_a_million_objects_are_listed_in_flat_memory(monkeypatch):
     # Not a real bucket: a client that makes up a million blobs page by page, as the real one does.
     class Blob:
@@ -333,6 +354,72 @@ def test_the_last_of_two_members_of_one_name_is_the_image(tmp_path, run_pipeline
     with run_pipeline() as p:
         refs = p | MatchImages([str(shard)]) | beam.Map(_uri_and_size)
         assert_that(refs, equal_to([(f"{shard}#a.jpg", 5), (f"{shard}#b.jpg", 1)]))
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        (Filters(max_bytes=4), {"b.jpg": 1}),
+        (Filters(min_bytes=4), {"a.jpg": 5}),
+        (Filters(min_bytes=6), {}),
+        (Filters(max_bytes=4, suffixes=(".png",)), {}),
+    ],
+)
+def test_the_first_of_two_members_is_no_image_where_a_filter_leaves_out_the_last(tmp_path, run_pipeline, filters, left):
+    shard = write_tar(tmp_path / "s.tar", [("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"newer")])
+    with run_pipeline() as p:
+        refs = p | MatchImages([str(shard)], filters=filters) | beam.Map(_uri_and_size)
+        assert_that(refs, equal_to([(f"{shard}#{name}", size) for name, size in left.items()]))
+
+
+def upstream(pipeline, label):
+    """Transforms that what a step takes comes from, in a pipeline."""
+    found = {}
+
+    class Visitor(PipelineVisitor):
+        def visit_transform(self, node):
+            found[node.full_label] = node
+
+        enter_composite_transform = visit_transform
+
+    pipeline.visit(Visitor())
+    [step] = [node for name, node in found.items() if name.endswith(f"/{label}")]
+    nodes = [step]
+    for node in nodes:
+        nodes += [collection.producer for collection in node.inputs if collection.producer]
+    return [node.full_label for node in nodes[1:]]
+
+
+@pytest.mark.parametrize(("step", "spread"), [("ReadLists", "Lists/"), ("ListShards", "SpreadShards/")])
+def test_lists_and_shards_are_each_read_by_whichever_worker_is_free(step, spread):
+    pipeline = beam.Pipeline(options=PipelineOptions([]))
+    _ = pipeline | MatchImages(["gs://b/shards"], lists=["gs://b/0.parquet", "gs://b/1.parquet"])
+    # Beam runs what is not parted by a grouping on one worker.
+    before = upstream(pipeline, step)
+    assert any(f"/{spread}" in label and label.endswith("/GroupByKey") for label in before)
+
+
+def test_a_shard_is_not_opened_by_who_lists_its_folder(tmp_path, monkeypatch):
+    for name in ("a.tar", "b.tar"):
+        write_tar(tmp_path / name, MEMBERS)
+    monkeypatch.setattr(shards, "_open", None)
+    step = sources._ListDoFn(Filters(), None)
+    listed = [output for part in split_source(str(tmp_path)) for output in step.process(part)]
+    assert sorted((output.tag, output.value[1].uri) for output in listed) == [
+        ("shards", f"{tmp_path}/{name}") for name in ("a.tar", "b.tar")
+    ]
+
+
+def test_an_empty_shard_alone_is_a_source_with_nothing_in_it(tmp_path, run_pipeline):
+    write_tar(tmp_path / "s.tar", [])
+    with pytest.raises(Exception, match="nothing there"), run_pipeline() as p:
+        _ = p | MatchImages([str(tmp_path)])
+
+
+@pytest.mark.parametrize("named", [{"sources": "/photos"}, {"sources": [], "lists": "wanted.txt"}])
+def test_one_name_in_place_of_many_is_not_taken_apart(named):
+    with pytest.raises(ValueError, match="lists of names"):
+        MatchImages(**named)
 
 
 def _uri_and_size(ref):
