@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdmf_ops.beam.commit import read_manifests, sha256_of
+from mdmf_ops.beam.commit import read_manifests, what_is_wrong
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FILE, TEMPORARY_FOLDER
 from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
 from mdmf_ops.schema import PARTITION, SCHEMA
@@ -34,23 +34,15 @@ _WITHOUT_LIMIT = 1 << 62
 def verify_run(output: str, manifest: dict[str, Any]) -> list[str]:
     """Reads every file of a committed run; returns what is wrong, a line each: nothing where it is whole."""
     wrong = []
-    rows = 0
     for file in manifest["files"]:
         path = f"{output}/{file['path']}"
         try:
-            with open_file(path) as opened:
-                digest = sha256_of(opened)
-                if digest != file["sha256"]:
-                    wrong.append(f"{path}: expected SHA-256 {file['sha256']}, found {digest}")
-                    continue
-                opened.seek(0)
-                found = pq.read_metadata(opened).num_rows
+            found = what_is_wrong(path, file["rows"], file["sha256"])
         except FileNotFoundError:
-            wrong.append(f"{path}: missing")
-            continue
-        if found != file["rows"]:
-            wrong.append(f"{path}: expected {file['rows']} rows, found {found}")
-        rows += found
+            found = f"{path}: missing"
+        if found:
+            wrong.append(found)
+    rows = sum(file["rows"] for file in manifest["files"])
     expected = manifest["inputs"] - manifest.get("skipped", 0)
     if not wrong and rows != expected:
         wrong.append(f"run {manifest['run_id']}: expected {expected} rows in all, found {rows}")
@@ -104,9 +96,9 @@ def latest_rows(
     a row.
 
     Args:
-        columns: of the schema, image_uri and scanned_at among them.
-        manifests: of the runs to read, oldest first; None is every committed one. Of rows that were scanned at the same
-            moment, the first run's counts.
+        columns: of the schema, image_uri, scanned_at and run_id among them.
+        manifests: of the runs to read; None is every committed one. Of rows that were scanned at the same moment, that
+            of the last run by name counts.
 
     Raises:
         OSError: a data file is missing, may not be read or is damaged; names it.
@@ -142,8 +134,7 @@ def _newest(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         # To here every file has said what it has, but for more rows of this very URI.
         bound = min(stream.last_uri for stream in streams)
         table = pa.concat_tables([last, *(stream.take(bound) for stream in streams)])
-        # The sort is stable: of rows of the same moment the first file's stays first.
-        table = table.sort_by([("image_uri", "ascending"), ("scanned_at", "descending")])
+        table = table.sort_by([("image_uri", "ascending"), ("scanned_at", "descending"), ("run_id", "descending")])
         uris = table["image_uri"].combine_chunks()
         is_first = pc.not_equal(uris[1:], uris[:-1])
         table = table.filter(pa.concat_arrays([pa.array([True]), is_first]))

@@ -16,7 +16,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,22 +30,31 @@ from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.runs import find_rows
-from mdmf_ops.beam.score import make_row
+from mdmf_ops.beam.score import make_row, score_image
 from mdmf_ops.beam.sources import complete, list_images
-from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.storage import absolute, store_errors
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
 from mdmf_ops.commands.committed import only_run
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, Score, decode
 from mdmf_ops.detector.calibration import verdict
+from mdmf_ops.detector.precision import TOLERANCE, spread
 from mdmf_ops.report.explain import Explanation, calibration_chart, decimal, in_words, map_picture, to_json
 from mdmf_ops.report.heatmap import tiles_of
+from mdmf_ops.report.page import row_key
+from mdmf_ops.text import told
 from model_assets import AssetError
 
 _TOLERANCE = 1e-3
 """Of a score on another machine: the order of sums differs, and the last digits with it."""
 _PATCH_TOLERANCE = 0.05
 """Of one patch's evidence, whose differences the mean evens out; patches of one image lie some 0.2 from each other."""
+
+_PATCH_MOVES = 5
+"""So many times as far as the score may one patch's evidence be moved by bfloat16."""
+
+_WHERE_IT_LIES = ("row_id", "run_id", "scanned_at", "image_uri", "image_generation", "image_sha256", "status")
+"""What is read of every row that has the id: an image that everybody uses has a hundred thousand, with a map each."""
 
 _GONE = {ErrorCode.NOT_FOUND: "gone", ErrorCode.CHANGED: "changed"}
 
@@ -91,7 +99,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     except (OSError, ValueError, AssetError, ManifestError) as error:
         raise UsageError(str(error)) from error
     except ImageError as error:
-        print(f"mdmf explain: {arguments.image}: {error}", file=sys.stderr)
+        print(told(f"mdmf explain: {arguments.image}: {error}"), file=sys.stderr)
         return EXIT_FAILED
     if arguments.json:
         print(json.dumps(to_json(explanation) | {"pictures": pictures}, indent=2))
@@ -111,7 +119,7 @@ def _explain_image(arguments: argparse.Namespace) -> Explanation:
         alpha = DEFAULT_ALPHA if arguments.alpha is None else arguments.alpha
         detector = Detector.load(folder, alpha=alpha, device=arguments.device)
     image = fetch_image(refs[0], detector.limits)
-    result = image.error or detector.score([image.content])[0]
+    result = score_image(image, detector)
     if isinstance(result, ImageError):
         raise result
     row = make_row(image, result, detector, Run.start(".", "explain"))
@@ -128,39 +136,38 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
     manifests = read_manifests(output)
     if arguments.run_id:
         manifests = only_run(output, manifests, arguments.run_id)
-    rows = list(find_rows(output, [arguments.row_id], manifests))
+    rows = list(find_rows(output, [arguments.row_id], manifests, _WHERE_IT_LIES))
     if not rows:
         where = f"row of run {arguments.run_id}" if arguments.run_id else f"committed run of {output}"
         raise UsageError(f"--row_id {arguments.row_id}: no {where} has it; mdmf latest --json shows ids")
     rows.sort(key=lambda row: row["scanned_at"], reverse=True)
     # One that failed says nothing of the verdict that another has.
     scored = [row for row in rows if row["status"] == "scored"]
-    row, image = _readable(scored) if scored else (rows[0], None)
-    notes = []
+    place, image = _readable(scored) if scored else (rows[0], None)
+    of_its_run = find_rows(output, [arguments.row_id], only_run(output, manifests, place["run_id"]))
+    row = next(row for row in of_its_run if row_key(row) == row_key(place))
+    pixels, calibration, reproduced, notes = None, None, "not_tried", []
     if len(rows) > 1:
         shown = f"{row['image_uri']} in run {row['run_id']}"
         notes.append(f"{len(rows)} rows have this id, of the same bytes and detector; this is that of {shown}.")
-    explanation = Explanation(row, None, None, "not_tried", tuple(notes))
-    if image is None:
-        return explanation
-    detector, why_not = _detector_of(row, manifests, arguments)
-    if detector:
-        explanation = replace(explanation, calibration=_comparable(detector, row))
-    else:
-        notes.append(f"Not scored again, and not shown among the calibration's scores: {why_not}.")
-    try:
-        if image.error is not None:
-            raise image.error
-        explanation = replace(explanation, image=decode(image.content, Limits()).image)
-    except ImageError as error:  # of a row that was scored with wider limits too
-        reproduced = _GONE.get(error.code, "unreadable")
-        notes.append(_lost(reproduced, image.ref, error))
-        return replace(explanation, reproduced=reproduced, notes=tuple(notes))
-    if detector:
-        reproduced, note = _score_again(row, image.content, detector)
-        explanation = replace(explanation, reproduced=reproduced)
-        notes.append(note)
-    return replace(explanation, notes=tuple(notes))
+    if image is not None:
+        detector, why_not = _detector_of(row, manifests, arguments)
+        if detector:
+            calibration = _comparable(detector, row)
+        else:
+            notes.append(f"Not scored again, and not shown among the calibration's scores: {why_not}.")
+        try:
+            if image.error is not None:
+                raise image.error
+            pixels = decode(image.content, Limits()).image
+        except ImageError as error:  # of a row that was scored with wider limits too
+            reproduced = _GONE.get(error.code, "unreadable")
+            notes.append(_lost(reproduced, image.ref, error))
+        else:
+            if detector:
+                reproduced, note = _score_again(row, image.content, detector)
+                notes.append(note)
+    return Explanation(row, pixels, calibration, reproduced, tuple(notes))
 
 
 def _readable(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], Image]:
@@ -185,7 +192,7 @@ def _detector_of(
         with local_copy(source) as folder:
             # A p-value does not hang on alpha: what is asked for need only be within every calibration's reach.
             detector = Detector.load(folder, alpha=0.5, device=arguments.device)
-    except (OSError, AssetError) as error:
+    except (OSError, AssetError, *store_errors(source or "")) as error:
         if arguments.assets:
             raise
         return None, f"{error}; {mend}"
@@ -203,7 +210,8 @@ def _score_again(row: dict[str, Any], content: bytes, detector: Detector) -> tup
         return "different", f"Scored again, it fails, which the row did not: {result}."
     wrong = "; ".join(_differences(row, result, detector))
     if not wrong:
-        return "same", f"Read and scored again: {result.mmd2:.4f}, as the row says; p-value, verdict and map stand too."
+        says = "as the row says" if row["precision"] != "bfloat16" else f"for the row's {row['mmd2']:.4f} in bfloat16"
+        return "same", f"Read and scored again: {result.mmd2:.4f}, {says}; p-value, verdict and map stand too."
     return "different", f"Read and scored again, the row does not reproduce: {wrong}."
 
 
@@ -212,7 +220,8 @@ def _differences(row: dict[str, Any], score: Score, detector: Detector) -> Itera
     # These follow from the row's own score: another within the tolerance may give a p-value beside it.
     p_value = detector.calibration.stratum(score.evidence.size).p_value(row["mmd2"])
     said = verdict(p_value, decimal(row["alpha"])).value
-    if not abs(score.mmd2 - row["mmd2"]) <= _TOLERANCE:
+    allowed, allowed_patch = _tolerances(row, detector)
+    if not abs(score.mmd2 - row["mmd2"]) <= allowed:
         yield f"mmd2 is {score.mmd2:.4f}, where the row says {row['mmd2']:.4f}"
     if np.float32(p_value) != np.float32(row["p_value"]):
         yield f"p_value is {p_value:.4g}, where the row says {row['p_value']:.4g}"
@@ -225,8 +234,14 @@ def _differences(row: dict[str, Any], score: Score, detector: Detector) -> Itera
     places = [(top, left, plan.patch_px, plan.grid_rows, plan.grid_cols) for top, left in plan.origins]
     if places != [(tile.top_px, tile.left_px, tile.patch_px, *tile.evidence.shape) for tile in tiles_of(row)]:
         yield "tiles lie elsewhere than in the row"
-    elif not np.allclose(score.evidence, row["patch_evidence"], rtol=0, atol=_PATCH_TOLERANCE):
+    elif not np.allclose(score.evidence, row["patch_evidence"], rtol=0, atol=allowed_patch):
         yield "patch_evidence is another one than the row's"
+
+
+def _tolerances(row: dict[str, Any], detector: Detector) -> tuple[float, float]:
+    """How far a score and a patch, computed here in float32, may be from the row's."""
+    moved = TOLERANCE * spread(detector.terms) if row["precision"] == "bfloat16" else 0.0
+    return max(_TOLERANCE, moved), max(_PATCH_TOLERANCE, _PATCH_MOVES * moved)
 
 
 def _lost(reproduced: str, ref: ImageRef, error: ImageError) -> str:

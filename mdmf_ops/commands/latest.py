@@ -44,8 +44,10 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         if arguments.sql:
             print(latest_sql(output))
             return EXIT_OK
-        require_runs(output, read_manifests(output))
-        rows = (row for row in latest_rows(output) if arguments.verdict in (None, row["verdict"]))
+        manifests = read_manifests(output)
+        require_runs(output, manifests)
+        found = latest_rows(output, manifests=manifests)
+        rows = (row for row in found if arguments.verdict in (None, row["verdict"]))
         if arguments.json:
             for row in rows:
                 print(json.dumps(row | {"scanned_at": row["scanned_at"].isoformat()}))

@@ -21,7 +21,7 @@ from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import find_rows, latest_rows
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.committed import only_run
+from mdmf_ops.commands.committed import only_run, require_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import ImageError, Limits, decode
 from mdmf_ops.report.page import Report, make_page, row_key, summary
@@ -86,8 +86,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
 def _collect(arguments: argparse.Namespace) -> Report:
     output = dataset_root(arguments.output)
     manifests = read_manifests(output)
-    if not manifests:
-        raise UsageError(f"{output}: no committed run there; mdmf scan INPUT --output {output} makes one")
+    require_runs(output, manifests)
     if arguments.run_id:
         manifests = only_run(output, manifests, arguments.run_id)
     tally = Tally(arguments.limit, arguments.gallery)
@@ -132,8 +131,12 @@ def _thumbnail(row: dict[str, Any]) -> str:
 
 
 def _write(path: Path, page: str) -> None:
-    """Writes the page whole, or leaves what was there."""
+    """Writes the page whole, or leaves what was there; a link stays one, and so does a pipe or a device."""
+    if path.exists() and not path.is_file():
+        path.write_text(page, "utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(page, "utf-8")

@@ -20,7 +20,8 @@ function put(id, ...children) {
 }
 
 const count = (n) => n.toLocaleString("en");
-const percent = (x) => `${(100 * x).toFixed(x > 0 && x < 0.0995 ? 1 : 0)} %`;
+// Of a million images a few hundred are some too: 0.03 %, not 0.0 %.
+const percent = (x) => `${x > 0 && x < 0.00095 ? (100 * x).toPrecision(1) : (100 * x).toFixed(x > 0 && x < 0.0995 ? 1 : 0)} %`;
 const pValue = (p) => (p === null ? "" : p < 0.001 ? p.toExponential(1) : p.toFixed(4));
 const score = (x) => (x === null ? "" : x.toFixed(4));
 const words = (name) => name.replaceAll("_", " ").replace("likely ai", "likely AI");

@@ -184,7 +184,7 @@ def map_picture(explanation: Explanation) -> Image.Image:
     draw = ImageDraw.Draw(heat)
     for patch in explanation.strongest:
         left, top = patch.left_px * scale, patch.top_px * scale
-        side = patch.side_px * scale - 1
+        side = max(patch.side_px * scale - 1, 0)  # a patch of a wide panorama is less than a pixel
         draw.rectangle((left, top, left + side, top + side), outline=_PAPER, width=2)
     halves = (
         [heat] if explanation.image is None else [explanation.image.resize(heat.size, Image.Resampling.LANCZOS), heat]

@@ -3,7 +3,7 @@
 import math
 import re
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,17 +97,17 @@ class Counts:
     """Counts rows by stratum, a row at a time. Memory is bounded: beyond 20,000 folders their last levels merge."""
 
     def __init__(self):
-        self._strata: dict[tuple[str, str], Counter[str]] = {}
-        self._folders: dict[tuple[str, ...], Counter[str]] = {}
+        self._strata: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self._folders: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         self._depth: int | None = None
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts one row."""
-        found = {row["verdict"] or "failed": 1, "expected": row["alpha"] if row["verdict"] else 0}
-        for kind, name in image_strata(row).items():
-            if name is not None:
-                self._strata.setdefault((kind, name), Counter()).update(found)
-        self._folders.setdefault(folder_of(row["image_uri"])[: self._depth], Counter()).update(found)
+        outcome, expected = (row["verdict"], row["alpha"]) if row["verdict"] else ("failed", 0)
+        counted = [self._strata[kind, name] for kind, name in image_strata(row).items() if name is not None]
+        for counts in (*counted, self._folders[folder_of(row["image_uri"])[: self._depth]]):
+            counts[outcome] += 1
+            counts["expected"] += expected
         while len(self._folders) > _MAX_FOLDERS:
             self._depth = max(map(len, self._folders)) - 1
             self._folders = _merge(self._folders, self._depth)
@@ -129,10 +129,10 @@ class Counts:
         """Every stratum, by kind; qualities and sizes in their order, the others by count."""
         order = {name: place for place, name in enumerate((*_QUALITIES[1], *_MEGAPIXELS[1]))}
         sources = self.sources()
-        counted = dict(self._strata)
+        of_sources = defaultdict(Counter)
         for folder, found in self._folders.items():
-            counted.setdefault(("source", sources.name(folder)), Counter()).update(found)
-        strata = [_stratum(kind, name, found) for (kind, name), found in counted.items()]
+            of_sources["source", sources.name(folder)].update(found)
+        strata = [_stratum(kind, name, found) for (kind, name), found in (*self._strata.items(), *of_sources.items())]
         return sorted(strata, key=lambda s: (KINDS.index(s.kind), order.get(s.name, -1), -s.scored, s.name))
 
     def overall(self) -> Stratum:
@@ -158,10 +158,10 @@ class Sources:
         return ("/".join(folder) or "/") if folder in self.named else OTHER_SOURCES
 
 
-def _merge(folders: Mapping[tuple[str, ...], Counter[str]], depth: int) -> dict[tuple[str, ...], Counter[str]]:
-    merged: dict[tuple[str, ...], Counter[str]] = {}
+def _merge(folders: Mapping[tuple[str, ...], Counter[str]], depth: int) -> defaultdict[tuple[str, ...], Counter[str]]:
+    merged = defaultdict(Counter)
     for folder, found in folders.items():
-        merged.setdefault(folder[:depth], Counter()).update(found)
+        merged[folder[:depth]].update(found)
     return merged
 
 

@@ -76,7 +76,7 @@ def histogram(
     for tick in ticks(0, top, 4):
         if tick == int(tick):
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>')
-            parts.append(f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{int(tick):,}</text>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{_brief(int(tick))}</text>')
     below = np.zeros(len(edges) - 1)
     for name, values in counts.items():
         for i, count in enumerate(values):
@@ -115,6 +115,14 @@ def _mark(place: float, base: float, mark: Mark, level: int) -> str:
         f'<line class="mark{" dotted" * mark.dotted}" x1="{place}" x2="{place}" y1="{height - 8}" y2="{base}"/>'
         f'<text x="{place + shift}" y="{height + 2}" text-anchor="{anchor}">{escape(mark.text)}</text>'
     )
+
+
+def _brief(count: int) -> str:
+    """A round count, as short as the margin at its left."""
+    if count < 10_000:
+        return f"{count:,}"
+    letter, unit = next((letter, unit) for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= unit)
+    return f"{count / unit:g} {letter}"
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:

@@ -2,14 +2,27 @@
 
 import contextlib
 import json
+import threading
 from pathlib import Path
 
+import emulators
 import pyarrow.parquet as pq
 import pytest
 from conftest import files_in, make_row
+from emulators import Bucket
 
 from mdmf_ops.beam import commit as commit_module
-from mdmf_ops.beam.commit import CommitError, CommitOptions, commit, read_manifest, retract, write_shard
+from mdmf_ops.beam.commit import (
+    CommitError,
+    CommitOptions,
+    ManifestError,
+    commit,
+    read_manifest,
+    read_manifests,
+    retract,
+    write_manifest,
+    write_shard,
+)
 from mdmf_ops.beam.run import Run
 from mdmf_ops.schema import SCHEMA, SchemaError
 
@@ -203,3 +216,22 @@ def test_a_run_id_unfit_for_a_file_name_is_refused(run_id, tmp_path):
     else:
         with pytest.raises(ValueError, match="run id"):
             Run.start(str(tmp_path), run_id)
+
+
+def test_manifests_in_a_bucket_are_read_side_by_side_and_a_damaged_one_is_named(monkeypatch):
+    with emulators.gcp_storage_emulator() as url, emulators.environment(url):
+        bucket = Bucket("manifests")
+        for i in (2, 0, 3, 1):
+            write_manifest(Run(bucket.uri("out"), f"r{i}", "2026-01-02", f"2026-01-02T0{i}:00:00+00:00"), 0, [], {})
+        open_file, all_four = commit_module.open_file, threading.Barrier(4, timeout=60)
+
+        def opened_together(path):
+            all_four.wait()
+            return open_file(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(commit_module, "open_file", opened_together)
+            assert [manifest["run_id"] for manifest in read_manifests(bucket.uri("out"))] == ["r0", "r1", "r2", "r3"]
+        bucket.put("out/_runs/r2.json", b"{")
+        with pytest.raises(ManifestError, match=r"gs://manifests/out/_runs/r2\.json: not a manifest"):
+            read_manifests(bucket.uri("out"))

@@ -123,12 +123,12 @@ print([(row["image_uri"], row["run_id"]) for row in latest_rows({str(tmp_path)!r
     assert (done.stdout, done.returncode) == (f"{expected}\n", 0), done.stderr
 
 
-def test_of_two_rows_of_one_moment_the_first_runs_counts(tmp_path, monkeypatch):
-    for run_id in ("x", "y", "z"):
+def test_of_two_rows_of_one_moment_that_of_the_last_run_by_name_counts(tmp_path, monkeypatch):
+    for run_id in ("x", "z", "y"):
         add(tmp_path, run_id, 1, ["/a", "/b"])
     for most_open in (100, 2):
         monkeypatch.setattr(runs_module, "_MOST_OPEN", most_open)
-        assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["x", "x"]
+        assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["z", "z"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "damaged within"])

@@ -14,16 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import copy_detector, encode, photo
 from emulators import Bucket
-from outputs import MORNING, write_output
+from google.api_core.exceptions import Forbidden
+from outputs import MORNING, scored_row, write_output
 from PIL import Image
 from scans import read_rows, scan
 
 from mdmf_ops import cli
-from mdmf_ops.beam import Run
+from mdmf_ops.beam import Run, load
 from mdmf_ops.beam.image import Image as ReadImage
+from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.beam.sources import local_ref
-from mdmf_ops.detector import Detector, Limits
+from mdmf_ops.commands import explain as explain_module
+from mdmf_ops.detector import Detector, Limits, calibration
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +263,8 @@ def test_in_a_bucket_exactly_the_rows_generation_is_read(tmp_path, capsys):
         scan(bucket.uri("in/"), tmp_path / "out")
         asked = of_row(tmp_path, found)
         assert explain(capsys, tmp_path, *asked)["reproduced"] == "same"
+        assert bucket.put("in/a.jpg", encode(photo(1, 96, 160))) != generation
+        assert explain(capsys, tmp_path, *asked)["reproduced"] == "same", "as a move to another storage class leaves it"
         bucket.put("in/a.jpg", encode(photo(2, 96, 160)))
         changed = explain(capsys, tmp_path, *asked, status=cli.EXIT_FAILED)
         assert changed["reproduced"] == "changed" and f"generation {generation}" in " ".join(changed["words"])
@@ -317,3 +322,64 @@ def test_an_image_that_cannot_be_scored_says_why(scanned, capsys):
     assert cli.main(["explain", str(scanned / "in" / "half.jpg")]) == cli.EXIT_FAILED
     [line] = capsys.readouterr().err.splitlines()
     assert "truncated" in line and "half.jpg" in line
+
+
+def test_an_image_of_a_strangers_name_that_cannot_be_scored_says_why_in_plain_text(tmp_path, capsys):
+    path = tmp_path / "a\x1b]0;mine\x07\n.jpg"
+    path.write_bytes(b"no image")
+    assert cli.main(["explain", str(path), "--device", "cpu"]) == cli.EXIT_FAILED
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.isprintable() and "unsupported_format" in line
+
+
+@pytest.mark.parametrize(("precision", "reproduced"), [("float32", "different"), ("bfloat16", "same")])
+def test_a_row_of_bfloat16_may_differ_by_the_tolerance_of_that_precision_and_no_more(
+    scanned, tmp_path, capsys, precision, reproduced
+):
+    [row] = [row for row in full_rows(scanned / "out") if row["image_uri"].endswith("1.jpg")]
+    detector = Detector.load(device="cpu")
+    scores = np.concatenate([stratum.scores for stratum in detector.calibration.strata])
+    allowed = 0.05 * (np.quantile(scores, 0.75) - np.quantile(scores, 0.25))  # as docs/gpu.md says
+    for share, expected in ((0.9, reproduced), (1.1, "different")):
+        moved = share * allowed
+        mmd2, evidence = row["mmd2"] + moved, [value + moved for value in row["patch_evidence"]]
+        p_value = detector.calibration.stratum(len(evidence)).p_value(mmd2)
+        said = {"mmd2": mmd2, "p_value": p_value, "verdict": calibration.verdict(p_value, 0.01).value}
+        forged = row | said | {"patch_evidence": evidence, "precision": precision, "device": "cuda T4"}
+        write_output(tmp_path / f"{share}/out", [forged])
+        status = cli.EXIT_OK if expected == "same" else cli.EXIT_FAILED
+        found = explain(capsys, tmp_path, *of_row(tmp_path / f"{share}", row), status=status)
+        assert found["reproduced"] == expected
+        assert "mmd2 is" in " ".join(found["notes"]) or expected == "same"
+
+
+def test_of_an_image_that_everybody_uses_one_map_is_read(tmp_path, monkeypatch, capsys):
+    copies = [scored_row(f"/nowhere/{i:03}", 0.5, seed=1, width_px=256 + i) for i in range(100)]
+    write_output(tmp_path / "out", copies)
+    maps = 0
+
+    def counted(*arguments):
+        nonlocal maps
+        for row in find_rows(*arguments):
+            maps += "patch_evidence" in row
+            yield row
+
+    monkeypatch.setattr(explain_module, "find_rows", counted)
+    found = explain(capsys, tmp_path, *of_row(tmp_path, copies[0]), status=cli.EXIT_FAILED)
+    assert (found["reproduced"], maps) == ("gone", 1)
+    assert "100 rows have this id" in " ".join(found["notes"])
+
+
+def test_a_detector_in_a_bucket_that_may_not_be_read_costs_no_more_than_the_second_score(
+    scanned, tmp_path, monkeypatch, capsys
+):
+    [row] = [row for row in full_rows(scanned / "out") if row["image_uri"].endswith("1.jpg")]
+    write_output(tmp_path / "out", [row], assets="gs://detectors/micro")
+
+    def forbidden(_path):
+        raise Forbidden("no storage.objects.get access")
+
+    monkeypatch.setattr(load, "open_file", forbidden)
+    found = explain(capsys, tmp_path, *of_row(tmp_path, row))
+    assert found["reproduced"] == "not_tried" and set(found["pictures"]) == {"map"}
+    assert "no storage.objects.get access; name the folder of" in " ".join(found["notes"])

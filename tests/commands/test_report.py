@@ -4,8 +4,10 @@ import base64
 import datetime
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import emulators
@@ -89,6 +91,27 @@ def test_a_page_is_replaced_whole_and_nothing_else_is_left(output, tmp_path, cap
     report(capsys, output, page=page)
     report(capsys, output, page=page)
     assert [path.name for path in page.parent.iterdir()] == ["r.html"]
+
+
+def test_a_page_goes_where_a_link_leads(output, tmp_path, capsys):
+    (tmp_path / "site").mkdir()
+    link = tmp_path / "r.html"
+    link.symlink_to("site/public.html")
+    for _ in range(2):
+        report(capsys, output, page=link)
+        assert link.is_symlink() and [path.name for path in (tmp_path / "site").iterdir()] == ["public.html"]
+
+
+def test_a_page_goes_through_a_pipe_and_leaves_it_one(output, tmp_path):
+    pipe = tmp_path / "pipe"  # as /dev/stdout may be, and no device of this machine is at stake
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        try:
+            assert cli.main(["report", output, "--page", str(pipe)]) == 0
+            assert pipe.is_fifo()
+            assert reader.communicate(timeout=60)[0].rstrip().endswith(b"</html>")
+        finally:
+            reader.kill()
 
 
 def test_people_are_told_counts_warnings_and_where_the_page_is(tmp_path, capsys):

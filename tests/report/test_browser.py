@@ -149,6 +149,11 @@ def test_the_list_sorts_both_ways_and_says_so(page):
     assert "failed" in page.locator("#list tbody tr").last.text_content(), "what has no value comes last either way"
 
 
+def test_a_small_share_is_not_said_to_be_none(page):
+    shares = page.evaluate("[0, 3e-7, 0.0003, 0.00094, 0.001, 0.004, 0.05, 0.5, 1].map(percent)")
+    assert shares == ["0 %", "0.00003 %", "0.03 %", "0.09 %", "0.1 %", "0.4 %", "5.0 %", "50 %", "100 %"]
+
+
 def test_filters_narrow_the_list_together(page):
     page.locator("#filter-format").select_option(label="PNG")
     assert page.locator("#list-status").text_content() == "1 to 40 of 40 (126 listed in all)"

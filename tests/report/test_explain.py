@@ -135,6 +135,11 @@ def test_the_picture_shows_the_image_beside_its_map():
     assert (np.asarray(both)[:192, :256] == np.asarray(image)).all()
 
 
+def test_a_panorama_of_small_patches_has_a_map_too():
+    # At 1,000 px, a patch of 14 px in the width of 30,000 that is read is half a pixel.
+    assert map_picture(explained(patch_px=14, width_px=30_000, height_px=2_000)).width == 1000
+
+
 def test_colours_of_two_images_compare_where_the_calibration_is_at_hand():
     low, high = explained(seed=1), explained(seed=2)
     assert low.full == high.full == 2 * score_at(SCORES, 0.01)

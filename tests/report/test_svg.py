@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from mdmf_ops.report.svg import Mark, histogram, ticks
 
@@ -53,6 +54,22 @@ def test_a_strangers_text_stays_text():
     svg = draw(title=hostile, x_label=hostile, marks=[Mark(1, hostile)])
     assert svg.find(f"{SVG}title").text == hostile
     assert not list(svg.iter(f"{SVG}script"))
+
+
+@pytest.mark.parametrize("images", [9, 9_000, 60_000, 700_000, 1_500_000, 33_000_000, 4_000_000_000])
+def test_however_many_images_there_are_their_number_fits_beside_the_bars(images):
+    drawn = histogram([0, 1], {"likely_real": [images]}, title="t", x_label="x", standalone=True)
+    svg = ElementTree.fromstring(drawn)
+    labels = [text for text in svg.iter(f"{SVG}text") if text.get("text-anchor") == "end"]
+    font = ImageFont.load_default(17)  # of a phone
+    assert all(font.getlength(label.text) <= float(label.get("x")) for label in labels)
+    # What each label says, its line's height says too.
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    said = [float(n.replace(",", "")) * units.get(unit, 1) for n, _, unit in (x.text.partition(" ") for x in labels)]
+    lines = [float(line.get("y1")) for line in svg.iter(f"{SVG}line") if line.get("class") == "grid"]
+    [bar] = bars(svg, "likely_real")
+    heights = [(lines[0] - line) / float(bar.get("height")) for line in lines]
+    assert heights == pytest.approx([count / images for count in said], abs=1e-3)
 
 
 def test_nothing_at_all_can_be_drawn():
