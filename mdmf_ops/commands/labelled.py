@@ -58,11 +58,21 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
     counts = Counter(image.path.resolve() for image in images)
     if twice := next((path for path, count in counts.items() if count > 1), None):
         raise UsageError(f"{twice}: given more than once; an image counts once, under one label and source")
+    if odd := sorted(image.source for image in images if not _is_text(image.source)):
+        raise UsageError(f"{odd[0]!a}: the name of a source is not UTF-8, and no report can have it; rename it")
     if both := sorted(set(sources(images, generated=False)) & set(sources(images, generated=True))):
         raise UsageError(f"{', '.join(both)}: real and generated images under one source name; rename one")
     if taken := sorted(_ROWS & {image.source for image in images}):
         raise UsageError(f"{', '.join(taken)}: no name of a source, but of a row of an evaluation; rename it")
     return images
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """`Detector`: bytes of images to scores, on one device."""
 
 import contextlib
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import model_assets
 from mdmf_ops.cores import usable_cores
@@ -25,9 +26,9 @@ CALIBRATION_FILE = "calibration.json"
 
 _MOST_THREADS = 8
 
-_DEVICE_TURN = threading.Lock()
-"""An accelerator is given one image after the other: its memory holds the activations of one, and cuDNN's settings are
-those of the process."""
+_DEVICE_THREAD = ThreadPoolExecutor(1, "mdmf-device")
+"""Gives an accelerator one image after the other: its memory holds the activations of one, and cuDNN's settings are
+those of the process. Its plans, though, are each thread's own, and take seconds for every new size of tiles."""
 
 _UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
 """What comes of a description in a manifest that is none."""
@@ -60,7 +61,6 @@ class Detector(Scorer):
         self.backbone = backbone.to(self.device).eval()
         self.signature = signature.to(self.device).eval()
         self.bank = bank.to(self.device)
-        self._turn = contextlib.nullcontext() if on_cpu else _DEVICE_TURN
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
         if precision != PRECISIONS[0] and keeps_scores(self._evidence, precision, terms):
@@ -122,16 +122,21 @@ class Detector(Scorer):
         """
         return self._evidence(tiles, self.terms.precision)
 
-    @torch.inference_mode()
     def _evidence(self, tiles: np.ndarray, precision: str) -> np.ndarray:
-        with self._turn, exact_convolutions(self.device):
-            fast = precision != PRECISIONS[0]
+        if self.device.type == "cpu":
+            return self._queued(tiles, precision).numpy()
+        # Work is queued, not done: the next image is queued behind it while this one is waited for.
+        return _DEVICE_THREAD.submit(self._queued, tiles, precision).result().cpu().numpy()
+
+    @torch.inference_mode()
+    def _queued(self, tiles: np.ndarray, precision: str) -> Tensor:
+        """(K,) on the device, which may not have computed it yet."""
+        fast = precision != PRECISIONS[0]
+        with exact_convolutions(self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
                 embeddings = self.backbone.embed(tiles)
             signatures = self.signature(embeddings.float())  # (E, K, m)
-            values = self.bank.evidence(signatures, self.signature.width).mean(0)  # (K,)
-        # Work is queued, not done: the next image is queued behind it while this one is waited for.
-        return values.cpu().numpy()
+            return self.bank.evidence(signatures, self.signature.width).mean(0)
 
 
 def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManager:

@@ -87,9 +87,10 @@ class Scorer(ABC):
     def __init__(self, terms: Terms, alpha: float, limits: Limits | None, threads: int, isolated: bool = True):
         calibration = terms.calibration
         if not calibration.smallest_p_value <= alpha < 1:
+            coarsest = max(calibration.strata, key=lambda stratum: stratum.smallest_p_value)
             raise ValueError(
-                f"alpha={alpha} cannot be told: the p-values of {calibration.strata[0].calibration_id}"
-                f" reach from {calibration.smallest_p_value:.2g} to 1"
+                f"alpha={alpha} cannot be told: the p-values of {coarsest.calibration_id}"
+                f" reach from {coarsest.smallest_p_value:.2g} to 1"
             )
         self.terms = terms
         self.alpha = alpha

@@ -32,7 +32,7 @@ def training_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         rng: all randomness comes from here.
 
     Returns:
-        RGB, square, 96 to 512 px a side.
+        RGB, square, up to 512 px a side; from 96, but for a smaller image that is left nearly as it was.
     """
     chain = (evaluation_chain, _wide_chain, _softening_chain)[rng.integers(3)]
     return chain(image, rng)
@@ -78,7 +78,7 @@ def _softening_chain(image: Image.Image, rng: np.random.Generator) -> Image.Imag
 def evaluation_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """The chain of the measurements: short side at most 512 px, crop, JPEG q75, resize by .55 to 1, encode again.
 
-    Nothing is enlarged. Args and returns as `training_chain`; up to 512 px a side.
+    Nothing is enlarged that has 96 px a side. Args and returns as `training_chain`.
     """
     image = random_crop(shrink(image), EVALUATION_PX, rng)
     image = recode(image, "JPEG", 75)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +70,8 @@ def read_index(index: Path, twins: Mapping[Path, Path] | None = None) -> list[La
         twins: what `read_pairs` gives.
 
     Raises:
-        ValueError: it is no such CSV, a cell is empty, a file is missing, or a label is neither.
+        ValueError: it is no such CSV, a cell is empty, a file is missing, a label is neither, or a twin is a real
+            image.
     """
     images = []
     for row in _rows(index, "path", "label", "source"):
@@ -78,7 +80,10 @@ def read_index(index: Path, twins: Mapping[Path, Path] | None = None) -> list[La
         path = index.parent / row["path"]
         if not path.is_file():
             raise ValueError(f"{index}: {path} is not there")
-        images.append(LabelledImage(path, row["label"] == "fake", row["source"], (twins or {}).get(path.resolve())))
+        generated, twin_of = row["label"] == "fake", (twins or {}).get(path.resolve())
+        if twin_of and not generated:
+            raise ValueError(f"{index}: {path} is real, and by the pairs a generated twin of {twin_of}")
+        images.append(LabelledImage(path, generated, row["source"], twin_of))
     return images
 
 
@@ -114,9 +119,11 @@ def read_folders(real: Sequence[Path], fake: Sequence[Path]) -> list[LabelledIma
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             if not files:
                 raise ValueError(f"{folder}: no files in it")
+            # From within it too, where `.` has no name: a source that was trained on is known by its name.
+            own = Path(os.path.abspath(folder)).name  # noqa: PTH100  # a link keeps its own
             for path in files:
                 inner = path.relative_to(folder).parts
-                images.append(LabelledImage(path, generated, inner[0] if len(inner) > 1 else folder.name))
+                images.append(LabelledImage(path, generated, inner[0] if len(inner) > 1 else own))
     return images
 
 

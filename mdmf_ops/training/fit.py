@@ -1,6 +1,7 @@
 """Features to a trained signature and its bank of real patches."""
 
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -253,10 +254,14 @@ def _save(path: Path, parts: dict, step: int) -> None:
 
 
 def _resume(path: Path | None, parts: dict) -> int:
-    """Loads a checkpoint where there is one, and returns the step to go on from."""
+    """Loads a checkpoint where there is one that can be read, and returns the step to go on from."""
     if path is None or not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
+    content = io.BytesIO(path.read_bytes())
+    try:
+        state = torch.load(content, weights_only=True)
+    except Exception:  # of every kind: a machine that stopped may have left less than was written
+        return 0
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["step"]

@@ -59,6 +59,13 @@ def test_a_source_named_as_a_row_of_the_tables_is_refused(folders, capsys, verb)
     assert "all, mean: no name of a source" in refusal(capsys, *arguments)
 
 
+@pytest.mark.parametrize("verb", [("train",), ("calibrate", "detector"), ("evaluate",)])
+def test_a_source_whose_name_is_no_text_is_refused_and_named(folders, capsys, verb):
+    (folders / "real/web").rename(folders / "real" / os.fsdecode(b"caf\xe9"))
+    arguments = [*verb, "--real", "real", "--fake", "fake", *(("--output", "out") if len(verb) == 1 else ())]
+    assert r"'caf\udce9': the name of a source is not UTF-8" in refusal(capsys, *arguments)
+
+
 @pytest.mark.parametrize("option", ["--curves", "--splices"])
 @pytest.mark.parametrize("count", ["-5", "1.5", "few", ""])
 def test_a_number_of_images_that_is_none_is_refused(folders, capsys, option, count):

@@ -8,7 +8,8 @@ from conftest import BROKEN, encode, photo
 from formats import save
 from PIL import Image
 
-from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits, Score, decode
+from mdmf_ops.detector import Calibration, Detector, ErrorCode, ImageError, Limits, Score, decode
+from mdmf_ops.detector.calibration import Stratum
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE, pick_device
 from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 
@@ -202,6 +203,12 @@ def test_limits_are_those_of_the_detector():
 def test_alpha_out_of_reach_is_refused_with_what_can_be_reached(alpha):
     with pytest.raises(ValueError, match=rf"alpha={alpha}.*p-values of .* reach from"):
         Detector.load(alpha=alpha, device="cpu")
+
+
+def test_the_stratum_that_cannot_tell_alpha_is_named(detector):
+    fine, coarse = Stratum("small-n999", 0, np.arange(999.0)), Stratum("large-n99", 64, np.arange(99.0))
+    with pytest.raises(ValueError, match=r"alpha=0\.005 .* p-values of large-n99 reach from 0\.01 to 1"):
+        Detector(detector.backbone, detector.signature, detector.bank, Calibration((fine, coarse)), alpha=0.005)
 
 
 def test_the_smallest_alpha_that_can_be_reached_is_taken(detector):

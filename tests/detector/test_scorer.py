@@ -75,6 +75,23 @@ def test_threads_change_no_bit_and_no_place(detector, batch, threads):
     assert [outcome(r) for r in threaded.score(batch)] == [outcome(r) for r in detector.score(batch)]
 
 
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")
+def test_an_accelerator_is_given_the_images_of_every_thread_by_one(detector, batch, monkeypatch):
+    """cuDNN plans anew for each size of tiles in each thread, which takes seconds."""
+    parts = (detector.backbone, detector.signature, detector.bank, detector.calibration)
+    detectors = [Detector(*parts, threads=5), Detector(*parts, threads=2)]
+    embed, asked = detector.backbone.embed, []
+    monkeypatch.setattr(detector.backbone, "embed", lambda tiles: asked.append(threading.get_ident()) or embed(tiles))
+    expected = [outcome(r) for r in detector.score(batch)]
+    assert set(asked) == {threading.get_ident()}
+    asked.clear()
+    for each in detectors:
+        each.device = torch.device("cuda")  # as far as it knows: its network lies on the CPU
+        assert [outcome(r) for r in each.score(batch)] == expected
+    assert len(asked) == 2 * (len(batch) - 2)
+    assert len(set(asked)) == 1
+
+
 def test_the_next_image_is_decoded_while_the_network_works_on_one(detector, batch, decoded):
     met = []
 

@@ -1,6 +1,7 @@
 """Labelled images: read from an index or from folders, and split the same way wherever they lie."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def test_subfolders_are_sources(tree):
 
 
 @pytest.mark.parametrize(
+    ("place", "expected"), [(".", ["web"]), ("../../real/web/", ["web"]), ("..", ["phone", "real", "web"])]
+)
+def test_a_folder_is_a_source_of_one_name_wherever_one_stands(tree, monkeypatch, place, expected):
+    (tree / "real/web/b.jpg").rename(tree / "real/b.jpg")
+    monkeypatch.chdir(tree / "real/web")
+    assert expected == sources(read_folders([Path(place)], []), generated=False)
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ("real/web/a.jpg,authentic,web", "label is real or fake"),
@@ -69,6 +79,14 @@ def test_a_quote_that_is_not_closed_takes_in_no_pair_behind_it(tree):
     (tree / "pairs.csv").write_text('path,real_path\nfake/gan/d.jpg,"real/web/a.jpg\nfake/gan/e.jpg,real/web/b.jpg\n')
     with pytest.raises(ValueError, match=r"pairs\.csv: after line 1: unexpected end of data"):
         read_pairs(tree / "pairs.csv")
+
+
+def test_a_real_image_is_no_twin(tree):
+    (tree / "pairs.csv").write_text("path,real_path\nreal/web/a.jpg,fake/gan/d.jpg\n")
+    with pytest.raises(
+        ValueError, match=r"index\.csv: .*a\.jpg is real, and by the pairs a generated twin of .*d\.jpg"
+    ):
+        read_index(tree / "index.csv", read_pairs(tree / "pairs.csv"))
 
 
 def test_pairs_are_relative_to_their_own_file(tree):

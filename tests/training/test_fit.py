@@ -88,6 +88,18 @@ def test_a_training_that_was_interrupted_ends_as_one_that_was_not(features, imag
     assert torch.equal(bank.signatures, whole_bank.signatures)
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "text"])
+def test_a_training_whose_checkpoint_was_damaged_begins_anew(features, images, tmp_path, damage):
+    config, checkpoint, steps = dataclasses.replace(CONFIG, steps=101), tmp_path / "fit.pt", []
+    fit(features, images, np.arange(40), config, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    damaged = {"empty": b"", "cut": content[: len(content) // 2], "zeros": bytes(len(content)), "text": b"step 100\n"}
+    checkpoint.write_bytes(damaged[damage])
+    fit(features, images, np.arange(40), config, lambda step, _steps, _loss: steps.append(step), checkpoint)
+    assert steps == list(range(1, 102))
+    assert checkpoint.read_bytes()[:2] == b"PK"  # a whole one again
+
+
 def test_two_that_run_one_training_do_not_take_each_others_checkpoint(tmp_path, monkeypatch):
     replace, others = Path.replace, []
     parts = {"signature": torch.nn.Linear(1, 1)}
