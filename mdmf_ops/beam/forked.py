@@ -67,7 +67,8 @@ class ForkedWorkers(contextlib.AbstractContextManager):
             listener.listen()
             self._nursery = fork.Process(target=_nurse, args=(listener, held_by_nursery, self._held, self._quiet))
             self._nursery.start()
-        command = shlex.join([sys.executable, "-S", "-E", "-c", _MESSENGER, folder])
+        # Isolated: in the working folder, which may be a stranger's, a file could stand in for one of Python's.
+        command = shlex.join([sys.executable, "-I", "-S", "-c", _MESSENGER, folder])
         self.environment = SubprocessSDKEnvironment.from_command_string(command)
         return self
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFile
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
+from mdmf_ops.detector.avif import PlainAvif
 from mdmf_ops.detector.bmp import PlainBmp
+from mdmf_ops.detector.canvas import PlainGif, PlainWebp
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 from mdmf_ops.detector.jpeg_pixels import PlainJpeg, decode_jpeg
 from mdmf_ops.detector.metadata import check_metadata
@@ -34,8 +33,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"\xff\xd8\xff", PlainJpeg),  # of an MPO, a JPEG with more pictures after the first, it reads the first
     (b"\x89PNG\r\n\x1a\n", PlainPng),
-    (b"GIF87a", GifImageFile),
-    (b"GIF89a", GifImageFile),
+    (b"GIF87a", PlainGif),
+    (b"GIF89a", PlainGif),
     (b"BM", PlainBmp),
     (b"II*\0", PlainTiff),
     (b"MM\0*", PlainTiff),
@@ -210,7 +209,7 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
     plugin = _find_plugin(content)
     with _image_errors(content):
         check_metadata(content, limits.max_metadata_bytes, limits.max_scans)
-        if plugin is WebPImageFile:  # which makes its decoder as it opens, and fails without saying why
+        if plugin is PlainWebp:  # which makes its decoder as it opens, and fails without saying why
             limits.check_size(*(max(side_px, limits.min_side_px) for side_px in webp_size(content)))
         with plugin(io.BytesIO(content)) as image:
             limits.check_size(*image.size)
@@ -247,12 +246,12 @@ def _image_errors(content: bytes = b"") -> Iterator[None]:
 def _find_plugin(content: bytes) -> type[ImageFile.ImageFile]:
     """The plugin that reads the content. Raises ImageError where none does."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return WebPImageFile
+        return PlainWebp
     if content[4:8] == b"ftyp":
         head = next(boxes(content))
         brands = content[head.start : head.end]
         if b"avif" in brands or b"avis" in brands:
-            return AvifImageFile
+            return PlainAvif
         what = f"HEIC or another ISO media file (brand {brands[:4].decode('latin-1')!r})"
     else:
         for magic, plugin in _PLUGINS:

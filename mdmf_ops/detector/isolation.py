@@ -49,13 +49,15 @@ core and its caches, and to change places for each image takes a tenth of the ti
 # All of our environment that a decoder gets: no credentials, no tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
 
-# The parent's own search path: a file in the working folder must not stand in for a package.
+# The parent's own search path, before anything is imported: the working folder, which may be a stranger's, is on that
+# of a command.
 _COMMAND = """
-import sys, json
-sys.path[:] = json.loads(sys.argv[1])
+import sys
+sys.path[:] = sys.argv[3:]
+import json
 from mdmf_ops.detector.decoder_process import main
 from mdmf_ops.detector.tiles import TileGeometry
-main(int(sys.argv[2]), TileGeometry(**json.loads(sys.argv[3])))
+main(int(sys.argv[1]), TileGeometry(**json.loads(sys.argv[2])))
 """
 
 
@@ -93,7 +95,7 @@ class _Decoder:
         try:
             self._tiles = SharedTiles(fd, geometry)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(geometry))],
+                [sys.executable, "-c", _COMMAND, str(fd), json.dumps(asdict(geometry)), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -250,7 +252,9 @@ class _Decoder:
             return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {limits.max_decode_s:g} s"), False
         if status is None or status >= 0:
             return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}"), False
-        code, message = ErrorCode.DECODER_CRASHED, f"the decoder died of it: {signal.Signals(-status).name}"
+        # Not every signal has a name.
+        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
+        code, message = ErrorCode.DECODER_CRASHED, f"the decoder died of it: {name}"
         if status == -signal.SIGKILL:
             code, message = ErrorCode.OUT_OF_MEMORY, "the decoder was killed: the machine has too little memory"
         return ImageError(code, message), -status not in _OWN_SIGNALS

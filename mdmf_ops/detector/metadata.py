@@ -77,7 +77,7 @@ def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
         for entry in tiff_entries(content):
             yield max(entry.end - entry.start, _NUMBER_BYTES * entry.numbers), False
     elif content[4:8] == b"ftyp":
-        yield from ((box.size_bytes, False) for box in boxes(content) if box.kind != b"mdat")
+        yield from ((0 if box.kind == b"mdat" else box.size_bytes, False) for box in boxes(content))
 
 
 def _strays(count: int) -> Iterator[tuple[int, bool]]:

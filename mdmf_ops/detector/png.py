@@ -104,10 +104,13 @@ def _is_good(content: bytes, chunk: Piece, has_palette: bool) -> bool:
 
 
 def _transparency(content: bytes, chunk: Piece) -> bytes:
-    """What tRNS holds, for Pillow, which makes 8 bits of 2 and 4 and leaves the transparent shade as it was."""
+    """What tRNS holds, for Pillow, which makes 8 bits of 2 and 4, and of 16 of a colour, and leaves the transparent one
+    as it was."""
     depth, colour = content[24:26]
     if colour == _GREY and depth in (2, 4):
         return struct.pack(">H", content[chunk.start + 1] * 255 // ((1 << depth) - 1))
+    if colour == _COLOUR and depth == 16:  # all colours that become the same one
+        return struct.pack(">HHH", *content[chunk.start : chunk.start + 6 : 2])
     return content[chunk.start : chunk.end]
 
 

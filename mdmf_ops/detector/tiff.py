@@ -5,8 +5,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 
-_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC = 254, 255, 258, 262
-_REDUCED, _OLD_REDUCED, _WHITE_IS_ZERO = 1, 2, 0
+_SUBFILE, _OLD_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 254, 255, 258, 259, 262, 277, 284
+_REDUCED, _OLD_REDUCED, _NONE, _WHITE_IS_ZERO, _YCBCR, _PLANES = 1, 2, 1, 0, 6, 2
+
+_PADDED = 32_771
+"""A compression that is none."""
 
 
 class PlainTiff(TiffImageFile):
@@ -20,6 +23,11 @@ class PlainTiff(TiffImageFile):
         if (isinstance(kind, int) and kind & _REDUCED) or self.tag_v2.get(_OLD_SUBFILE) == _OLD_REDUCED:
             what = "a TIFF that begins with a smaller copy of its picture, as cameras' raw files do"
             raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, what)
+        tags = self.tag_v2
+        is_ycbcr = tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_SAMPLES, 1) > 1
+        if tags.get(_COMPRESSION, _NONE) == _NONE and (is_ycbcr or tags.get(_PLANAR) == _PLANES):
+            # What is not packed Pillow reads itself, YCbCr as RGB and planes of 16 bits as of 8; all else libtiff does.
+            tags[_COMPRESSION] = _PADDED
         super()._setup()
 
     def load_end(self) -> None:

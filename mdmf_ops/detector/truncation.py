@@ -46,8 +46,11 @@ def lacks_end(image: ImageFile, content: bytes) -> bool:
         tags = image.tag_v2
         for offsets, sizes in _STRIPS:
             strips = zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False)
-            if any(offset + size > len(content) for offset, size in strips):
+            if any(not offset or offset + size > len(content) for offset, size in strips):  # or left out
                 return True
+        # Of fewer than there should be Pillow leaves the rest black.
+        found = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+        return 0 < found < image.width * image.height
     return False
 
 

@@ -51,7 +51,10 @@ def start(tmp_path, body="pass"):
     (tmp_path / "program.py").write_text(PROGRAM.replace("{body}", textwrap.indent(body, "    ").strip()))
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")]
-    return subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "json.py").write_text("raise SystemExit('a stranger on the search path')")
+    return subprocess.Popen(command, env=environment, cwd=here, stderr=subprocess.PIPE, text=True)
 
 
 def rows(tmp_path):

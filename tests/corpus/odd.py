@@ -265,7 +265,7 @@ def _tiffs() -> Iterator[Case]:
 
     yield "tiles-of-2-to-31.tiff", tiled(2**31), "corrupt"
     yield "tiles-of-nothing.tiff", tiled(0), "corrupt"
-    yield "one-tile-of-many.tiff", tiled(16), SCORED
+    yield "one-tile-of-many.tiff", tiled(16), "truncated"
     entries = [(tag, 4, 1, value) for tag, value in base.items()]
     strips = [(273, 4, 300_000, 8), (278, 4, 1, 1), (279, 4, 300_000, 8)]
     yield "300000-strips.tiff", tiff([*entries, *strips], bytes(5120)), TOO_MUCH
@@ -325,8 +325,8 @@ def _bmps() -> Iterator[Case]:
     yield "runs-that-end.bmp", bmp(64, 64, 8, 1, b"\0\1"), "corrupt"
     yield "runs.bmp", bmp(64, 64, 8, 1, b"\x40\7\0\0" * 64 + b"\0\1"), SCORED
     yield "runs-upside-down.bmp", bmp(64, -64, 8, 1, b"\x40\7\0\0" * 64 + b"\0\1"), SCORED
-    yield "runs-far-away.bmp", bmp(64, 64, 8, 1, b"\0\2\xff\xff" * 40 + b"\0\1"), SCORED
-    yield "runs-of-noise.bmp", bmp(64, 64, 4, 2, np.random.default_rng(3).bytes(900), 16), "corrupt"
+    yield "runs-far-away.bmp", bmp(64, 64, 8, 1, b"\0\2\xff\xff" * 40 + b"\0\1"), "corrupt"
+    yield "runs-of-noise.bmp", bmp(64, 64, 4, 2, np.random.default_rng(3).bytes(900), 16), "truncated"
     yield "upside-down.bmp", bmp(64, -64, 24, 0, bytes(64 * 64 * 3)), SCORED
     old = struct.pack("<IHHI", 0, 0, 0, 26) + struct.pack("<IHHHH", 12, 64, 64, 1, 24)
     yield "of-os2.bmp", b"BM" + old + bytes(64 * 64 * 3), SCORED
@@ -359,6 +359,9 @@ def _avifs() -> Iterator[Case]:
     for kind, code in ((b"iloc", "corrupt"), (b"iinf", "corrupt"), (b"av1C", "corrupt")):
         start = avif.index(kind) + (4 if kind == b"av1C" else 8)
         yield f"{kind.decode()}-of-ones.avif", avif[:start] + b"\xff" * 4 + avif[start + 4 :], code
+    yield "20001-empty-data.avif", avif[:32] + box(b"mdat") * 20_001 + avif[32:], TOO_MUCH
+    exif = encode(picture(64, 64), "AVIF", quality=30, exif=b"Exif\0\0" + tiff([(271, 4, 1, 7)]))
+    yield "exif-of-no-order.avif", exif.replace(b"II*\0", b"XX*\0"), SCORED
     head = struct.pack(">I4sQ", 1, b"ftyp", 32) + b"avif\0\0\0\0avifmif1"  # of the same length
     yield "head-of-64-bits.avif", head + avif[32:], SCORED
     data = avif.index(b"mdat") + 4

@@ -27,7 +27,7 @@ from formats import (
 )
 from PIL import Image
 
-from mdmf_ops.detector import ErrorCode, decode
+from mdmf_ops.detector import ErrorCode, avif, decode
 
 WIDE = np.random.default_rng(2).integers(0, 1 << 16, (96, 128), dtype=np.uint16)
 
@@ -129,6 +129,62 @@ def test_a_tiff_that_begins_with_a_smaller_copy_is_not_read_for_its_picture(tag)
     np.testing.assert_array_equal(decode(grey_tiff(GREY.tobytes(), 8, 1, **others)).pixels, grey_to_rgb(GREY))
 
 
+def tiff_of_parts(parts, bits, photometric, rows=96, **more):
+    """An unpacked TIFF of 128 x 96 px of such strips; of one that is left out there is nothing."""
+    tags = {
+        256: (4, [128]),
+        257: (4, [96]),
+        258: (3, bits),
+        259: (3, [1]),
+        262: (3, [photometric]),
+        277: (3, [len(bits)]),
+    }
+    tags |= {278: (4, [rows])} | {int(tag[1:]): (3, values) for tag, values in more.items()}
+    tags |= {273: (4, [0] * len(parts)), 279: (4, [len(part) for part in parts])}
+    end = 8 + 2 + 12 * len(tags) + 4
+    start = end + sum(4 * len(values) for _, values in tags.values())
+    tags[273] = 4, [start + sum(map(len, parts[:i])) if part else 0 for i, part in enumerate(parts)]
+    directory, behind = struct.pack("<H", len(tags)), b""
+    for tag, (kind, values) in sorted(tags.items()):
+        data = struct.pack(f"<{len(values)}{'HI'[kind == 4]}", *values)
+        if len(data) > 4:
+            data, behind = struct.pack("<I", end + len(behind)), behind + data
+        directory += struct.pack("<HHI", tag, kind, len(values)) + data.ljust(4, b"\0")
+    return b"II*\0\x08\0\0\0" + directory + bytes(4) + behind.ljust(start - end, b"\0") + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("extra", [[], [0], [1], [2]], ids=["none", "unknown", "premultiplied", "alpha"])
+def test_a_tiffs_colours_may_lie_in_planes(bits, extra):
+    samples = np.dstack([RGB, np.full((96, 128, len(extra)), 255, np.uint8)]).astype(np.uint16)
+    samples = samples.astype(f"<u{bits // 8}") * (257 if bits == 16 else 1)
+    more = {"_338": extra} if extra else {}
+    planes = [plane.tobytes() for plane in samples.transpose(2, 0, 1)]
+    all_bits = [bits] * len(planes)
+    for parts, planar in (([samples.tobytes()], 1), (planes, 2)):
+        content = tiff_of_parts(parts, all_bits, 2, _284=[planar], **more)
+        np.testing.assert_array_equal(decode(content).pixels, RGB)
+        assert error_of(content[:-1]).code is ErrorCode.TRUNCATED
+    if not extra:
+        assert error_of(tiff_of_parts(planes[:2], all_bits, 2, _284=[2])).code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("behind", [0, 100_000])
+def test_an_unpacked_tiff_of_ycbcr_gives_its_colours(behind):
+    samples = np.asarray(Image.fromarray(RGB).convert("YCbCr")).tobytes()
+    content = tiff_of_parts([samples], [8, 8, 8], 6, _530=[1, 1]) + bytes(behind)
+    assert np.abs(decode(content).pixels.astype(int) - RGB).max() <= 4  # roundings
+
+
+def test_a_tiff_that_lacks_strips_is_an_error():
+    strips = [GREY[top : top + 16].tobytes() for top in range(0, 96, 16)]
+    np.testing.assert_array_equal(decode(tiff_of_parts(strips, [8], 1, rows=16)).pixels, grey_to_rgb(GREY))
+    for number in range(1, 6):
+        left_out = [*strips[:number], b"", *strips[number + 1 :]]
+        for some in (strips[:number], left_out):
+            assert error_of(tiff_of_parts(some, [8], 1, rows=16)).code is ErrorCode.TRUNCATED
+
+
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
 def test_pixels_without_an_agreed_brightness_are_refused(mode):
     image = Image.fromarray(GREY.astype(np.float32) / 255) if mode == "F" else Image.new(mode, (128, 96))
@@ -218,6 +274,18 @@ def test_a_transparent_shade_of_few_bits_is_white(depth):
     np.testing.assert_array_equal(decode(content).pixels, grey_to_rgb(expected.astype(np.uint8)))
 
 
+@pytest.mark.parametrize(("shade", "is_hit"), [(0x1234, True), (0x3412, False)])
+def test_a_transparent_colour_of_16_bits_is_white(shade, is_hit):
+    wide = np.random.default_rng(5).integers(0x2000, 1 << 16, (96, 128, 3)).astype(">u2")
+    wide[:40] = 0x1234
+    transparent = chunk(b"tRNS", struct.pack(">HHH", shade, shade, shade))
+    expected = (wide >> 8).astype(np.uint8)
+    if is_hit:
+        expected[:40] = 255
+    content = png(128, 96, 16, 2, [row.tobytes() for row in wide], transparent)
+    np.testing.assert_array_equal(decode(content).pixels, expected)
+
+
 COLOUR = chunk(b"tRNS", struct.pack(">HHH", *map(int, RGB[5, 7])))
 NO_COLOUR = chunk(b"tRNS", struct.pack(">HHH", 256, 256, 256))
 
@@ -260,6 +328,8 @@ def bmp_of_fields(bits, masks, shades, upright=False, head_bytes=40):
     [
         (16, (0xF00, 0xF0, 0xF)),
         (16, (0x1F, 0x7E0, 0xF800)),
+        (16, (0xF800, 0x7E0, 0x1F)),
+        (16, (0x7C00, 0x3E0, 0x1F)),
         (16, (0xE0, 0x1C, 0x3)),
         (32, (0xFF, 0xFF00, 0xFF0000)),
         (32, (0x3FF00000, 0xFFC00, 0x3FF)),
@@ -276,14 +346,17 @@ def test_a_bmp_of_any_fields_of_bits_gives_its_colours(bits, masks, upright):
         for i, width in enumerate(widths)
     ]
     np.testing.assert_array_equal(decode(content).pixels, np.stack(expected, axis=2).astype(np.uint8))
-    assert error_of(content[:-1]).code is ErrorCode.TRUNCATED
+    padding_bytes = 65 * bits // 8 % 4
+    np.testing.assert_array_equal(decode(content[: len(content) - padding_bytes]).pixels, decode(content).pixels)
+    assert error_of(content[: -padding_bytes - 1]).code is ErrorCode.TRUNCATED
     assert error_of(content[: len(content) // 2]).code is ErrorCode.TRUNCATED
 
 
-def test_a_bmp_of_fields_with_alpha_is_on_white():
-    shades = np.random.default_rng(7).integers(0, 16, (70, 65, 4))
-    masks = (0xF00, 0xF0, 0xF, 0xF000)
-    expected = on_white(shades[:, :, :3] * 17, shades[:, :, 3] * 17)
+@pytest.mark.parametrize("masks", [(0xF00, 0xF0, 0xF, 0xF000), (0x7C00, 0x3E0, 0x1F, 0x8000)])
+def test_a_bmp_of_fields_with_alpha_is_on_white(masks):
+    most = [mask // (mask & -mask) for mask in masks]
+    shades = np.random.default_rng(7).integers(0, 1 + np.array(most), (70, 65, 4))
+    expected = on_white(shades[:, :, :3] * 255 / most[0], shades[:, :, 3] * 255 / most[3])
     assert np.abs(decode(bmp_of_fields(16, masks, shades, head_bytes=56)).pixels - expected).max() <= 1
 
 
@@ -292,6 +365,88 @@ def test_a_bmp_of_fields_that_are_none_is_not_called_damaged():
         struct.pack("<I", 0xFF), struct.pack("<I", 0xF0F)
     )
     assert error_of(content).code is ErrorCode.UNSUPPORTED_PIXELS
+
+
+def bmp_of_indices(bits, packing, data, colours, height=70, width=65):
+    """A BMP of 4 or 8 bits with a palette of (N, 3)."""
+    about = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, packing, len(data), 0, 0, len(colours), 0)
+    palette = b"".join(bytes([blue, green, red, 0]) for red, green, blue in colours.tolist())
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + len(palette)) + about + palette + data
+
+
+TWO_GREYS, RAMP = np.array([[0] * 3, [255] * 3]), np.arange(16)[:, None].repeat(3, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("bits", "colours"), [(8, TWO_GREYS), (4, TWO_GREYS), (4, RAMP), (8, RAMP), (1, TWO_GREYS[:1])]
+)
+def test_a_bmp_whose_palette_is_greys_alone_is_of_as_many_bits_as_it_says(bits, colours):
+    indices = np.random.default_rng(8).integers(0, len(colours), (70, 64), dtype=np.uint8)
+    bit_rows = np.unpackbits(indices[::-1, :, None], axis=2)[:, :, -bits:].reshape(70, -1)
+    content = bmp_of_indices(bits, 0, np.packbits(bit_rows, axis=1).tobytes(), colours, width=64)
+    np.testing.assert_array_equal(decode(content).pixels, colours[indices])
+
+
+COLOURS = np.random.default_rng(9).integers(0, 256, (256, 3))
+
+
+def run_lengths(indices, bits, longest):
+    """A run for each two that are alike, those between as they are; (H, W) from the bottom."""
+
+    def packed(some):
+        if bits == 8:
+            return bytes(some)
+        return bytes(first << 4 | second for first, second in zip(some[::2], [*some[1::2], 0], strict=False))
+
+    data = b""
+    for row in indices.tolist():
+        while row:
+            alike = next((i for i, index in enumerate(row) if index != row[0]), len(row))
+            several = row[: longest if alike == 1 else min(alike, 255)]
+            if alike > 1 or len(several) < 3:
+                count = alike if alike > 1 else 1
+                data += bytes([count]) + (bytes([row[0] * 17]) if bits == 4 else bytes([row[0]]))
+                row = row[count:]
+            else:
+                literal = packed(several)
+                data += bytes([0, len(several)]) + literal + bytes(len(literal) % 2)
+                row = row[len(several) :]
+        data += b"\0\0"
+    return data
+
+
+@pytest.mark.parametrize("longest", [2, 3, 4, 5, 13, 64, 65])
+@pytest.mark.parametrize(("bits", "packing"), [(4, 2), (8, 1)])
+def test_run_lengths_of_a_bmp_give_every_pixel(bits, packing, longest):
+    indices = np.random.default_rng(10).integers(0, 1 << bits, (70, 65))
+    indices[10:20, 20:50] = 7
+    data, colours = run_lengths(indices[::-1], bits, longest), COLOURS[: 1 << bits]
+    for end in (b"\0\1", b"", b"\0\1" + bytes(50_000)):
+        np.testing.assert_array_equal(
+            decode(bmp_of_indices(bits, packing, data + end, colours)).pixels, colours[indices]
+        )
+    upright = bmp_of_indices(bits, packing, run_lengths(indices, bits, longest), colours, height=-70)
+    np.testing.assert_array_equal(decode(upright).pixels, colours[indices])
+    for missing in (4, len(data) // 2):
+        cut = data[:-missing]
+        assert error_of(bmp_of_indices(bits, packing, cut, colours)).code is ErrorCode.TRUNCATED
+    rows = run_lengths(indices[:0:-1], bits, longest)  # but one
+    np.testing.assert_array_equal(
+        decode(bmp_of_indices(bits, packing, rows + b"\0\1", colours)).pixels[1:], colours[indices][1:]
+    )
+    few = run_lengths(indices[:1:-1], bits, longest)  # but two
+    assert error_of(bmp_of_indices(bits, packing, few + b"\0\1", colours)).code is ErrorCode.CORRUPT
+
+
+def test_what_run_lengths_of_a_bmp_leave_out_is_black():
+    # Five px, two rows up and ten px on, then three px; a row that ends early, and another that is too long.
+    data = b"\5\1" + b"\0\2\x0a\2" + b"\3\2" + b"\0\0" + b"\xff\3" + b"\0\0" * 66 + b"\0\1"
+    pixels = decode(bmp_of_indices(8, 1, data, COLOURS)).pixels[::-1]
+    expected = np.zeros((70, 65, 3))
+    expected[0, :5], expected[2, 15:18], expected[3] = COLOURS[1], COLOURS[2], COLOURS[3]
+    np.testing.assert_array_equal(pixels, expected)
+    for astray in (b"\0\2\x42\0", b"\0\2\0\x47", b"\5\1\0\2\x3d\0", b"\5\1\0\2\0\x46"):
+        assert error_of(bmp_of_indices(8, 1, astray + data, COLOURS)).code is ErrorCode.CORRUPT
 
 
 # CMYK.
@@ -457,6 +612,44 @@ def test_broken_metadata_does_not_make_pixels_unreadable(name, exif):
     np.testing.assert_array_equal(decode(save(RGB, name, exif=exif)).pixels, decode(save(RGB, name)).pixels)
 
 
+def avif_of_exif(exif, **options):
+    """An AVIF, of a word of EXIF for as many bytes as there are."""
+    made_by = entry(0x010F, 2, 4, b"abc\0")
+    placed = b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + made_by + bytes(4)
+    content = save(RGB, "avif", exif=b"Exif\0\0" + placed, **options)
+    at = content.rindex(placed[:14])
+    return content[:at] + exif + content[at + len(exif) :]
+
+
+@pytest.mark.parametrize("exif", [b"II*\0", b"XX*\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(26)])
+@pytest.mark.parametrize("is_animated", [False, True])
+def test_of_an_avif_no_exif_is_read(exif, is_animated):
+    options = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]} if is_animated else {}
+    content = avif_of_exif(exif, **options)
+    assert b"infe\2\0\0\0\0\2\0\0Exif" in content
+    np.testing.assert_array_equal(decode(content).pixels, decode(save(RGB, "avif", **options)).pixels)
+
+
+def test_an_avif_is_turned_by_its_own_boxes_whatever_its_exif_says():
+    turned = avif_of_exif(b"II*\0\x08\0\0\0\1\0" + entry(0x0112, 3, 1, b"\6"))
+    np.testing.assert_array_equal(decode(turned).pixels, decode(save(RGB, "avif")).pixels)
+
+
+def test_an_avif_whose_exif_is_left_out_is_otherwise_what_it_was():
+    content = avif_of_exif(b"II*\0")
+    box = content.index(b"meta") - 4
+    end = box + int.from_bytes(content[box : box + 4], "big")
+    track = (
+        struct.pack(">I4s", end - box + 16, b"moov") + struct.pack(">I4s", end - box + 8, b"trak") + content[box:end]
+    )
+    for whole in (content, content[:box] + track + content[box:]):
+        plain = avif._plain(whole)
+        assert plain.count(b"skipExif\0") == whole.count(b"infe\2\0\0\0\0\2\0\0ExifExif\0")
+        assert plain.replace(b"skipExif\0", b"ExifExif\0") == whole
+    without = save(RGB, "avif")
+    assert avif._plain(without) is without, "a copy would lie beside the pixels while they are decoded"
+
+
 # Files of more than one picture.
 
 
@@ -473,6 +666,31 @@ def test_of_many_pictures_the_first_is_read(name):
     assert len(content) > len(alone)
     difference = decode(content).pixels.astype(int) - decode(alone).pixels
     assert np.abs(difference).mean() <= (3 if name == "avif" else 0)
+
+
+@pytest.mark.parametrize("transparent", [None, 7])
+@pytest.mark.parametrize("is_grey", [False, True])
+def test_canvas_that_a_gifs_first_picture_leaves_open_is_white(transparent, is_grey):
+    picture = Image.fromarray(GREY) if is_grey else Image.fromarray(RGB).quantize(50)
+    options = {} if transparent is None else {"transparency": transparent}
+    content = encode_gif(picture, **options)
+    alone = decode(content).pixels
+    place = b",\0\0\0\0" + struct.pack("<HH", 128, 96)
+    assert content.count(place) == 1
+    placed = content.replace(place, struct.pack("<cHHHH", b",", 10, 12, 128, 96))
+    expected = np.full((120, 150, 3), 255, np.uint8)
+    expected[12:108, 10:138] = alone
+    np.testing.assert_array_equal(decode(placed[:6] + struct.pack("<HH", 150, 120) + placed[10:]).pixels, expected)
+
+
+def test_canvas_that_a_webps_first_picture_leaves_open_is_white():
+    content = save(RGB, "webp", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    np.testing.assert_array_equal(decode(content).pixels, RGB)
+    assert content[12:16] == b"VP8X" and not content[20] & 0x10, "no picture has alpha"
+    expected = np.full((120, 150, 3), 255, np.uint8)
+    expected[:96, :128] = RGB
+    larger = content[:24] + (149).to_bytes(3, "little") + (119).to_bytes(3, "little") + content[30:]
+    np.testing.assert_array_equal(decode(larger).pixels, expected)
 
 
 def frame(number, height=96, width=128, left=0):

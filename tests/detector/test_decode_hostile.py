@@ -14,7 +14,7 @@ from formats import BROKEN_EXIF, FORMATS, RGB, chunk, encode_gif, error_of, png,
 from PIL import Image, ImageFile
 
 from mdmf_ops.detector import ErrorCode, ImageError, Limits, decode
-from mdmf_ops.detector.decode import _PLUGINS, AvifImageFile, WebPImageFile
+from mdmf_ops.detector.decode import _PLUGINS, PlainAvif, PlainWebp
 from mdmf_ops.detector.pieces import webp_size
 
 # What the name says does not matter, what the content is does.
@@ -95,7 +95,7 @@ def resized_header(name, width, height):
         size, promised = struct.pack("<ii", 128, 96), struct.pack("<ii", width, height)
     elif name == "tiff":
         content = save(RGB, name)
-        for tag, old, new in ((256, 128, width), (257, 96, height)):
+        for tag, old, new in ((256, 128, width), (257, 96, height), (278, 96, height)):
             entry = struct.pack("<HHII", tag, 4, 1, old)
             assert entry in content
             content = content.replace(entry, struct.pack("<HHII", tag, 4, 1, new))
@@ -122,7 +122,7 @@ def no_decoding(monkeypatch):
     def load(_image):
         pytest.fail("a pixel was decoded")
 
-    for plugin in {*(plugin for _, plugin in _PLUGINS), WebPImageFile, AvifImageFile}:
+    for plugin in {*(plugin for _, plugin in _PLUGINS), PlainWebp, PlainAvif}:
         monkeypatch.setattr(plugin, "load", load)
     # By the module's name: in the package, `decode` is the function.
     monkeypatch.setattr(sys.modules[decode.__module__], "decode_jpeg", load)
@@ -242,7 +242,7 @@ def test_too_little_memory_is_this_images_error(monkeypatch):
     def load(_image):
         raise MemoryError
 
-    monkeypatch.setattr(WebPImageFile, "load", load)
+    monkeypatch.setattr(PlainWebp, "load", load)
     assert error_of(save(RGB, "webp")).code is ErrorCode.OUT_OF_MEMORY
 
 
@@ -251,6 +251,6 @@ def test_a_webp_too_large_is_known_by_its_head_before_a_decoder_is_made(options,
     content = encode(photo(1, 65, 300), "WEBP", **options)
     assert webp_size(content) == decode(content).size == (300, 65)
     assert all(len(webp_size(content[:end])) == 2 for end in range(40))  # wherever it is cut
-    monkeypatch.setattr(WebPImageFile, "_open", None)
+    monkeypatch.setattr(PlainWebp, "_open", None)
     assert error_of(content, Limits(max_side_px=299)).code is ErrorCode.SIDE_TOO_LONG
     assert error_of(content, Limits(max_pixels=65 * 300 - 1)).code is ErrorCode.TOO_MANY_PIXELS

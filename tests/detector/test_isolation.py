@@ -173,7 +173,10 @@ def test_each_image_has_its_own_answer_though_some_are_refused_or_broken():
             np.testing.assert_array_equal(each.tiles, expected.tiles)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
+NAMELESS = [signal.SIGRTMIN + 1] if hasattr(signal, "SIGRTMIN") else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1, *NAMELESS])
 @pytest.mark.parametrize("when", ["asked", "waiting"])
 def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when, number):
     ask, killed = isolation._Decoder.ask, []
@@ -350,7 +353,8 @@ def test_threads_have_a_process_each_and_leave_no_more_than_they_need():
 
 def test_a_decoder_has_no_credentials_and_no_torch(monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secret")
-    (tmp_path / "PIL.py").write_text("raise SystemExit('a stranger on the search path')")
+    for name in ("PIL", "json", "mdmf_ops", "struct"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger on the search path')")
     monkeypatch.chdir(tmp_path)
     isolation._end_all()
     decode_isolated(encode(photo(1)), GEOMETRY, LIMITS)
@@ -430,7 +434,7 @@ def is_running(pid):
 
 def test_a_decoder_whose_parent_has_gone_before_it_was_ready_ends_without_a_word():
     fd = open_memory(GEOMETRY)
-    command = [sys.executable, "-c", isolation._COMMAND, json.dumps(sys.path), str(fd), json.dumps(asdict(GEOMETRY))]
+    command = [sys.executable, "-c", isolation._COMMAND, str(fd), json.dumps(asdict(GEOMETRY)), *sys.path]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=ROOT, pass_fds=[fd]) as decoder:
         os.close(fd)
         decoder.stdout.close()
