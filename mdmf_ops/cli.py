@@ -1,7 +1,7 @@
 """The `mdmf` command: finds the verb, shows errors in a line, sets the exit status."""
 
 import argparse
-import functools
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -40,23 +40,25 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 """What a path starts with that was made of a URI: of its slashes one is left."""
 
 DESCRIPTION = """\
-Finds AI-generated images at scale: folders, buckets or a stream in, one Parquet row per image out.
+Finds AI-generated images at scale: folders, buckets or a stream in, one Parquet
+row per image out. Images of this machine are scored here, and none leaves it.
 
-    mdmf scan ~/Pictures --output scores      score every image under a folder; nothing leaves this machine
-    mdmf latest scores                        what was found, image by image
-    mdmf report scores                        the same as a page for a browser, with charts and maps
-    mdmf explain photo.jpg                    why one image got its verdict
-    mdmf latest scores --json                 rows for a program; --sql for DuckDB
-    mdmf schema                               what the columns of a row are
-    mdmf VERB --help                          what a verb does, with examples
+    mdmf scan ~/Pictures --output scores  score every image under a folder
+    mdmf latest scores                    what was found, image by image
+    mdmf report scores                    the same as a page: charts, maps
+    mdmf explain photo.jpg                why one image got its verdict
+    mdmf latest scores --json             rows for a program; --sql for DuckDB
+    mdmf schema                           what the columns of a row are
+    mdmf VERB --help                      what a verb does, with examples
 """
 
 EPILOG = """\
-exit status: 0 done, and what was asked for is complete; 1 it failed, is not complete, or what was checked is damaged;
-2 the command cannot be carried out as it is given. Results go to stdout, progress and errors to stderr.
+exit status: 0 done, and what was asked for is complete; 1 it failed, is not
+complete, or what was checked is damaged; 2 the command cannot be carried out
+as it is given. Results go to stdout, progress and errors to stderr.
 
-A verdict is evidence, not an action: likely_ai is wrong for up to a fraction alpha of real images,
-and likely_real does not mean authentic.
+A verdict is evidence, not an action: likely_ai is wrong for up to a fraction
+alpha of real images, and likely_real does not mean authentic.
 """
 
 
@@ -81,8 +83,8 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
     Raises:
         MissingExtraError: a verb that is asked for needs a module that is not here.
     """
-    wide = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=18, width=100)
-    parser = _Parser(prog="mdmf", description=DESCRIPTION, epilog=EPILOG, formatter_class=wide)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="mdmf", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"mdmf {mdmf_ops.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     modules = {}
@@ -95,7 +97,7 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
                 raise MissingExtraError(_missing(verb, error.name or "")) from error
             verb_parser.description = module.__doc__
             verb_parser.epilog = EPILOG
-            verb_parser.formatter_class = argparse.RawDescriptionHelpFormatter
+            verb_parser.formatter_class = raw
             module.add_arguments(verb_parser)
     return parser, modules
 
@@ -111,6 +113,8 @@ def _missing(verb: str, module: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; without `argv`, it may end this process with it."""
+    if argv is None:
+        _open_streams()
     status = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and status != EXIT_OK:
         # Workers that are threads may still be scoring: were Python to end under them, the process would abort.
@@ -120,12 +124,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _open_streams() -> None:
+    """Opens the streams that were closed as this process was started: the next files would have their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode))
+
+
+def complain(what: str) -> None:
+    """Says on stderr what went wrong. Where nobody reads that any more, the status still says it."""
+    with contextlib.suppress(OSError):
+        print(what, file=sys.stderr, flush=True)
+
+
 def _run(argv: list[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), "")
     try:
         parser, modules = make_parser([asked])
     except MissingExtraError as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return EXIT_USAGE
     arguments, rest = parser.parse_known_args(argv)
     module = modules[asked]
@@ -140,7 +159,7 @@ def _run(argv: list[str]) -> int:
         sys.stdout.flush()
         return status
     except (UsageError, ImportError) as error:  # the latter of what gs:// needs, and is imported where one is met
-        print(f"mdmf {asked}: {told(str(error))}", file=sys.stderr)
+        complain(f"mdmf {asked}: {told(str(error))}")
         return EXIT_USAGE
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -148,11 +167,11 @@ def _run(argv: list[str]) -> int:
     except Exception as error:
         if not _is_outside(error):
             raise
-        print(f"mdmf {asked}: {told(str(error) or type(error).__name__)}", file=sys.stderr)
+        complain(f"mdmf {asked}: {told(str(error) or type(error).__name__)}")
         return EXIT_FAILED
     except KeyboardInterrupt:
         how = "; the same command with the same --run_id goes on" if asked == "scan" else ""
-        print(f"mdmf {asked}: interrupted{how}", file=sys.stderr)
+        complain(f"mdmf {asked}: interrupted{how}")
         return EXIT_FAILED
 
 

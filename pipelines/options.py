@@ -5,7 +5,8 @@ import difflib
 import logging
 import re
 from collections.abc import Collection, Sequence
-from typing import TypeVar
+from itertools import pairwise
+from typing import NoReturn, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineRunner, create_runner
@@ -133,14 +134,25 @@ def misspelt(flag: str, ours: Collection[str]) -> str | None:
 def read_options(kind: type[_Options], argv: Sequence[str]) -> _Options:
     """The options of a command line.
 
-    Ends the process, as argparse does, for a flag that is nearly one of ours: Beam would drop it and run all the same.
+    Ends the process, as argparse does, for a flag that is nearly one of ours, and for a word that belongs to none, as
+    of a glob that was not quoted: Beam would drop them and run all the same.
     """
     options = kind(argv)
     ours = options.get_all_options(current_only=True)
-    for flag in unknown_to_beam(argv):
-        if name := misspelt(flag, ours):
-            argparse.ArgumentParser(usage=argparse.SUPPRESS).error(f"{flag}: --{name} is meant?")
+    unknown = unknown_to_beam(argv)
+    # Of a flag that another runner may know.
+    values = {word for flag, word in pairwise(argv) if flag in unknown and flag.startswith("--") and "=" not in flag}
+    for word in unknown:
+        if name := misspelt(word, ours):
+            refuse(f"{word}: --{name} is meant?")
+        if not word.startswith("-") and word not in values:
+            refuse(f"{word}: belongs to no flag; each takes one value: quote a glob, and repeat the flag for another")
     return options
+
+
+def refuse(why: str) -> NoReturn:
+    """Ends the process as argparse does where a command cannot be carried out."""
+    argparse.ArgumentParser(usage=argparse.SUPPRESS).error(why)
 
 
 def show_beams_log() -> None:

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -22,14 +23,17 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
 from mdmf_ops.beam.run import dataset_root
-from mdmf_ops.beam.storage import absolute
+from mdmf_ops.beam.storage import absolute, is_gcs
+from mdmf_ops.detector import Detector
 from mdmf_ops.progress import Progress
+from model_assets import AssetError
 from pipelines.options import (
     add_detector_arguments,
     add_service_arguments,
     allow_shared_flags,
     named_runner,
     read_options,
+    refuse,
     scoring_device,
     scoring_hints,
     show_beams_log,
@@ -218,6 +222,16 @@ def launch(
     Raises:
         ValueError: an option is missing or unfit.
     """
+    run = _prepare(options)
+    if runner is None and isinstance(named_runner(options), SwitchingDirectRunner):
+        runner = FnApiRunner()  # Beam would first have another one downloaded, for as long as that takes
+    pipeline = beam.Pipeline(runner, options=options)
+    build(pipeline, run, options, progress)
+    return run, pipeline.run()
+
+
+def _prepare(options: RescanOptions) -> Run:
+    """The run that the options ask for, once they are whole; names in them become absolute."""
     if not options.input and not options.input_list:
         raise ValueError("no input: name at least one file, folder, glob or list")
     if not options.output:
@@ -229,18 +243,25 @@ def launch(
         options.skip_unchanged = absolute(options.skip_unchanged)
     if options.assets is not None:
         options.assets = absolute(options.assets)
-    run = Run.start(options.output, options.run_id)
-    if runner is None and isinstance(named_runner(options), SwitchingDirectRunner):
-        runner = FnApiRunner()  # Beam would first have another one downloaded, for as long as that takes
-    pipeline = beam.Pipeline(runner, options=options)
-    build(pipeline, run, options, progress)
-    return run, pipeline.run()
+    return Run.start(options.output, options.run_id)
+
+
+def _check_detector(options: RescanOptions) -> None:
+    """Finds out before any worker starts what would stop all of them; what only they may have is theirs to read."""
+    assets = options.assets
+    if assets is None or (not is_gcs(assets) and Path(assets).is_dir()):
+        Detector.load(assets, alpha=options.alpha, device="cpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a rescan to its end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
     options = read_options(RescanOptions, argv if argv is not None else sys.argv[1:])
+    try:
+        _prepare(options)
+        _check_detector(options)
+    except (ValueError, AssetError) as error:
+        refuse(str(error))
     _run, result = launch(options)
     result.wait_until_finish()
     return 0

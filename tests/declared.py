@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 
 import pytest
 from conftest import photo
@@ -157,20 +158,25 @@ def sign(
     version: int = 2,
     ingredient: bytes | None = None,
     relationship: str = "parentOf",
+    assertions: Sequence[dict] = (),
+    settings: dict | None = None,
 ) -> bytes:
     """A picture with a C2PA manifest of these actions, or of none; an ingredient is a file of the same format.
 
     Args:
         version: of the claim. One of the second must have an action that says how the picture came to be.
+        assertions: further ones.
+        settings: the library's, while it signs.
     """
     c2pa = pytest.importorskip("c2pa", reason="pip install c2pa-python")
     chain, key = _signer()
     manifest = {
         "claim_version": version,
         "claim_generator_info": [{"name": software, "version": "1"}],
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}] if actions else [],
+        "assertions": [*([{"label": "c2pa.actions.v2", "data": {"actions": actions}}] if actions else []), *assertions],
     }
-    builder, mime_type = c2pa.Builder(manifest), MIME_TYPES[image_format]
+    builder = c2pa.Builder(manifest, context=c2pa.Context.from_dict(settings or {}))
+    mime_type = MIME_TYPES[image_format]
     if ingredient is not None:
         about = {"title": "before", "relationship": relationship, "instance_id": "before", "label": "before"}
         builder.add_ingredient(json.dumps(about), mime_type, io.BytesIO(ingredient))

@@ -16,10 +16,11 @@ from conftest import ROOT, tiny, write_images
 from mdmf_ops import cli
 
 
-def mdmf(*arguments, cwd=None):
+def mdmf(*arguments, cwd=None, **environment):
     """Runs the command and returns the finished process."""
     command = [sys.executable, "-m", "mdmf_ops", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    environment = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,8 @@ def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
         ([".", "--output", "out", "--run_id", "a/b"], "run id 'a/b'"),
         ([".", "--output", "out", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
         ([".", "--output", "out", "--workers", "-3"], "--workers -3"),
+        ([".", "--output", "out", "--direct_num_workers=3"], "--direct_num_workers=3: "),
+        ([".", "--output", "out", "--direct_running_mode", "multi_threading"], "--workers N says how many"),
         ([".", "--output", "out", "--skip_unchanged", "file:///scores"], "file:///scores: the folder of a dataset"),
     ],
 )
@@ -217,9 +220,11 @@ def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, messag
     ],
 )
 def test_help_teaches(verb):
-    done = mdmf(*verb, "--help")
+    done = mdmf(*verb, "--help", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     assert "evidence, not an action" in done.stdout
+    if not verb:
+        assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -299,6 +304,27 @@ def test_only_what_can_go_on_says_so_when_it_is_interrupted(verb, goes_on, monke
     assert cli.main([verb, "."]) == cli.EXIT_FAILED
     more = "; the same command with the same --run_id goes on" * goes_on
     assert capsys.readouterr().err == f"mdmf {verb}: interrupted{more}\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_cost_a_scan_nothing(images, tmp_path, closed):
+    one = next(images.rglob("*.png"))
+    command = f"{sys.executable} -m mdmf_ops scan {one} --output {tmp_path}/out --workers 1 --run_id r {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out/_runs/r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [("--max_failed_fraction 0", 1), ("--alpha 1e-9", 2)], ids=["failed", "refused"]
+)
+def test_a_status_does_not_hang_on_whether_its_reason_is_read(images, tmp_path, arguments, status):
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mdmf_ops", "scan", "broken", "--output", str(tmp_path / "out"), "--workers", "1"]
+    done = subprocess.run([*command, *arguments.split()], stdout=written, stderr=written, timeout=120, cwd=images)
+    os.close(written)
+    assert done.returncode == status
 
 
 def test_unknown_verb_and_flag_are_refused():

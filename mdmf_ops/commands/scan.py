@@ -18,10 +18,10 @@ import json
 import logging
 import os
 import re
+import signal
 import stat
 import sys
 import tempfile
-import threading
 import traceback
 from collections import defaultdict
 from collections.abc import Container, Iterator
@@ -49,8 +49,8 @@ from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.sources import file_of, list_images, list_named
 from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path, open_file
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
-from mdmf_ops.commands.terminal import console, plain
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
+from mdmf_ops.commands.terminal import console, every, plain
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.detector import device_name, pick_device
@@ -65,6 +65,7 @@ TAKES_BEAM_FLAGS = True
 _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
 
+_LOOK_S = 0.2
 _ASKED_AT_ONCE = 8
 """Images of a list in a bucket: an answer takes tens of milliseconds, most of them on the way."""
 
@@ -97,17 +98,22 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         if _is_local(rest):  # workers of another machine have no such folder to count in
             progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
             runner = _workers(options, arguments, stack)
+        # What a supervisor sends, once workers that would inherit this are there: as ^C, it ends them and clears up.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         show = progress is not None and sys.stderr.isatty() and not arguments.json
-        with _Watch(progress) if show else contextlib.nullcontext():
+        with _watched(progress) if show else contextlib.nullcontext():
             try:
                 # Beam's threads print a traceback of whatever fails in them.
                 with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
                     scan, result = launch(options, progress, runner)
                     result.wait_until_finish()
             except Exception as error:
+                why = _plain(error)
+                if why.endswith(": KeyboardInterrupt"):  # as a worker in this process tells of it
+                    raise KeyboardInterrupt from error
                 if arguments.verbose:
                     traceback.print_exc()
-                print(f"mdmf scan: the run is not complete: {told(_plain(error))}", file=sys.stderr)
+                complain(f"mdmf scan: the run is not complete: {told(why)}")
                 return EXIT_FAILED
     manifest = read_manifest(scan)
     if arguments.json:
@@ -124,6 +130,9 @@ def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
         raise UsageError(f"--workers {workers}: 0 for one a core, or a number of images at once")
     defaults: dict[str, Any] = {}
     if _is_local(rest):
+        for flag in rest:
+            if flag.partition("=")[0] in ("--direct_num_workers", "--direct_running_mode"):
+                raise UsageError(f"{flag}: mdmf scan starts its workers itself: --workers N says how many")
         defaults = {"runner": "FnApiRunner", "direct_num_workers": workers}
     known = RescanOptions([]).get_all_options()
     ours = {key: value for key, value in vars(arguments).items() if key in known}
@@ -266,40 +275,30 @@ def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dic
     return seen
 
 
-class _Watch:
+@contextlib.contextmanager
+def _watched(progress: Progress) -> Iterator[None]:
     """Shows images done, rate and time left on the terminal while the run goes on."""
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
+    )
+    with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        bar.add_task("starting workers", total=None, rate="")
+        with every(_LOOK_S, partial(_look, progress, bar)):
+            yield
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
-        self._console = Console(file=sys.stderr)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_exception) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        columns = (
-            *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-            *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn()),
-        )
-        with Bar(*columns, console=self._console, transient=True) as bar:
-            task = bar.add_task("starting workers", total=None, rate="")
-            while not self._done.wait(0.2):
-                done, listed, skipped = map(self._progress.total, ("done", "listed", "skipped"))
-                # Scoring starts when listing has ended: until then the total still grows.
-                speed = bar.tasks[0].speed
-                bar.update(
-                    task,
-                    completed=min(done, listed - skipped),
-                    total=listed - skipped if done else None,
-                    description="scoring" if done else f"listing: {listed} images" if listed else "starting workers",
-                    rate=f"{speed:.1f} images/s" if done and speed else "",
-                )
+def _look(progress: Progress, bar: Bar) -> None:
+    done, listed, skipped = map(progress.total, ("done", "listed", "skipped"))
+    [task] = bar.tasks
+    # Scoring starts when listing has ended: until then the total still grows.
+    bar.update(
+        task.id,
+        completed=min(done, listed - skipped),
+        total=listed - skipped if done else None,
+        description="scoring" if done else f"listing: {listed} images" if listed else "starting workers",
+        rate=f"{task.speed:.1f} images/s" if done and task.speed else "",
+    )
 
 
 def _plain(error: Exception) -> str:

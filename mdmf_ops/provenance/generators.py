@@ -26,10 +26,11 @@ _OWN_KEYWORDS = {
 }
 
 # Names under which generators and their services sign as software; a photo editor's name says nothing of generation.
+# "Editor de imagen 3" is Spanish.
 _NAMES = re.compile(
     r"\b(?:NovelAI|Midjourney|DALL[\-·. ]E|(?-i:DALLE)|Stable ?Diffusion|Stability ?AI|ComfyUI|InvokeAI|Fooocus|SwarmUI"
     r"|Draw Things|DreamStudio|Adobe[_ ]Firefly|Ideogram(?:\.?AI)?|Leonardo\.?AI|Easy Diffusion|FLUX\.[12][\w.-]*"
-    r"|Imagen ?[2-9]|Bing Image Creator|Image Creator from Designer|OpenAI(?:-API)?|ChatGPT)(?![\w-])",
+    r"|(?<!de )Imagen ?[2-9]|Bing Image Creator|Image Creator from Designer|OpenAI(?:-API)?|ChatGPT)(?![\w-])",
     re.IGNORECASE,
 )
 _SWARM_KEY = '"sui_image_params"'

@@ -1,6 +1,7 @@
 """Whether a C2PA manifest's signature holds: asked of the official library, where it is installed."""
 
 import io
+import os
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -10,9 +11,17 @@ from mdmf_ops.provenance.claim import MAX_PARENTS
 from mdmf_ops.provenance.pieces import in_few_pieces
 
 _SETTINGS = {
-    # Nothing that a stranger's file names is fetched.
+    # Nothing that a stranger's file names is fetched: an identity's issuer would be asked for at its own host.
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True},
+    "core": {
+        **{"decode_identity_assertions": False, "allowed_network_hosts": []},
+        # Nor is a packed manifest unpacked: two kilobytes may hold 32 MB, and a file has as many as it likes.
+        "max_decompressed_manifest_size_in_mb": 0,
+    },
 }
+
+_PACKED = b"brob"
+"""The box of a manifest that is packed."""
 
 
 class Signature(str, Enum):
@@ -25,8 +34,8 @@ class Signature(str, Enum):
     INVALID = "invalid"
     """The file or its manifest was changed, or the signature does not fit."""
     UNCHECKED = "unchecked"
-    """There is a manifest that nobody checked: the library (`pip install 'mdmf-ops[c2pa]'`) is not there, or the file
-    is in too many pieces for it."""
+    """There is a manifest that nobody checked: the library (`pip install 'mdmf-ops[c2pa]'`) is not there, the file is
+    in too many pieces for it, or the manifest is packed."""
 
 
 class Checked(NamedTuple):
@@ -39,9 +48,14 @@ class Checked(NamedTuple):
     manifests: list[dict[str, Any]]
 
 
-@lru_cache(maxsize=1)
 def _library() -> tuple[Any, Any] | None:
     """The library and its settings, loaded when the first manifest is met: it takes a quarter of a second and 20 MB."""
+    return _library_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _library_of(_process_id: int) -> tuple[Any, Any] | None:
+    """The same for a process: in a fork the library takes its parent's settings for none."""
     try:
         import c2pa
     except (ImportError, OSError):  # OSError: its binary does not load on this system
@@ -63,7 +77,7 @@ def check_signature(content: bytes, mime_type: str) -> Checked:
             state = reader.get_validation_state()
             manifests = _lineage(reader)
     except Exception:  # of whatever kind the library says that a file is damaged
-        return Checked(Signature.INVALID, [])
+        return Checked(Signature.UNCHECKED if _PACKED in content else Signature.INVALID, [])
     signature = {"Trusted": Signature.TRUSTED, "Valid": Signature.VALID}.get(state, Signature.INVALID)
     return Checked(signature, [] if signature is Signature.INVALID else manifests)
 

@@ -4,12 +4,13 @@ Expat, event by event: no tree is built, a document type is refused, and so no e
 broken XML counts what stood before the break.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 from xml.parsers import expat
 
 from mdmf_ops.provenance.generators import labelled_generated
-from mdmf_ops.provenance.sources import GENERATED, source_of
+from mdmf_ops.provenance.sources import GENERATED, source_of, strongest
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/ "
@@ -34,11 +35,12 @@ class Packet(NamedTuple):
 class _Reader:
     """Collects the wanted properties of the image itself: of an `rdf:Description` directly under `rdf:RDF`.
 
-    Those of an ingredient or of an earlier version stand deeper.
+    Those of an ingredient or of an earlier version stand deeper. A property has each of its values by itself: some
+    writers say it twice, and a list may hold several.
     """
 
     def __init__(self):
-        self.found: dict[str, str] = {}
+        self.found: dict[str, list[str]] = {name: [] for name in _WANTED}
         self._path: list[str] = []
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -48,7 +50,7 @@ class _Reader:
         if self._described() == []:
             for key, value in attributes.items():
                 self._add(key, value)
-        elif open_property := self._property():  # the value may be a reference
+        elif open_property := self._property():  # or an element of a list in one; the value may be a reference
             self._add(open_property, attributes.get(f"{_RDF}resource", ""))
 
     def end(self, _name: str) -> None:
@@ -56,7 +58,8 @@ class _Reader:
 
     def text(self, text: str) -> None:
         if open_property := self._property():
-            self._add(open_property, text)
+            values = self.found[open_property]
+            values[-1] = (values[-1] + text)[:_MAX_CHARS]
 
     def refuse(self, *_declaration) -> None:
         raise ValueError("XMP has no document type")
@@ -79,7 +82,7 @@ class _Reader:
 
     def _add(self, name: str, text: str) -> None:
         if name in _WANTED:
-            self.found[name] = (self.found.get(name, "") + text)[:_MAX_CHARS]
+            self.found[name].append(text[:_MAX_CHARS])
 
 
 def read_xmp(packet: bytes) -> Packet:
@@ -98,8 +101,10 @@ def read_xmp(packet: bytes) -> Packet:
     with suppress(expat.ExpatError, ValueError, LookupError):  # broken, refused, or in no known encoding
         # Some writers leave nulls behind the packet.
         parser.Parse(packet.rstrip(b"\0"), True)
-    found = {name: text.strip() for name, text in reader.found.items()}
-    sources = (source_of(found[name]) for name in _SOURCE if name in found)
-    software = (found[name] for name in _SOFTWARE if found.get(name))
-    source = GENERATED if labelled_generated(found.get(_LABEL, "")) else next(filter(None, sources), None)
-    return Packet(source, next(software, None))
+
+    def values(*names: str) -> Iterator[str]:
+        return filter(None, (text.strip() for name in names for text in reader.found[name]))
+
+    labelled = any(map(labelled_generated, values(_LABEL)))
+    source = GENERATED if labelled else strongest(filter(None, map(source_of, values(*_SOURCE))))
+    return Packet(source, next(values(*_SOFTWARE), None))

@@ -10,7 +10,7 @@ from conftest import ROOT, copy_detector, make_row, write_images
 
 import model_assets
 from mdmf_ops import cli
-from mdmf_ops.beam import Run
+from mdmf_ops.beam import Run, storage
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
 from mdmf_ops.commands.terminal import console, plain
 
@@ -90,10 +90,13 @@ def test_status_1_is_a_data_file_that_cannot_be_read(tmp_path, capsys, monkeypat
         path.write_bytes(b"x")
     else:
 
-        def forbidden(path):  # by hand: root may read everything
-            raise PermissionError(13, "Permission denied", path)
+        def forbidden(opened):  # by hand: root may read everything
+            if opened == str(path):
+                raise PermissionError(13, "Permission denied", opened)
+            return storage.open_file(opened)
 
-        monkeypatch.setattr("mdmf_ops.beam.runs.open_file", forbidden)
+        for module in ("commit", "runs"):
+            monkeypatch.setattr(f"mdmf_ops.beam.{module}.open_file", forbidden)
     assert status_of(*verb, tmp_path) == 1
     told = capsys.readouterr()
     assert str(path) in told.err and len(told.err.splitlines()) <= 2 and "Traceback" not in told.err

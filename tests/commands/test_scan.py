@@ -104,9 +104,9 @@ def images(tmp_path):
     return folder
 
 
-def start(images, output, *more, **environment):
-    """`mdmf scan` on two workers."""
-    where = [images, "--output", output, "--workers", "2", "--device", "cpu"]
+def start(images, output, *more, workers=2, **environment):
+    """`mdmf scan`, on two workers if nothing else is said."""
+    where = [images, "--output", output, "--workers", str(workers), "--device", "cpu"]
     command = [sys.executable, "-m", "mdmf_ops", "scan", *where, *more]
     # Tests that a shell runs in the background ignore interrupts, and whatever they start would too.
     heeds_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -119,19 +119,21 @@ def start(images, output, *more, **environment):
     )
 
 
-def test_a_scan_that_is_interrupted_ends_at_once_and_says_how_to_go_on(images, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_scan_that_is_told_to_stop_ends_at_once_and_says_how_to_go_on(images, tmp_path, workers, number):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    process = start(images, tmp_path / "out", TMPDIR=str(temporary))
+    process = start(images, tmp_path / "out", workers=workers, TMPDIR=str(temporary))
     deadline_s = time.monotonic() + 120
     while not list(temporary.glob("mdmf-*/done-*")):
         assert time.monotonic() < deadline_s and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert errors == "mdmf scan: interrupted; the same command with the same --run_id goes on\n"
     assert process.returncode == 1
-    assert not list(temporary.glob("mdmf-*/done-*"))
+    assert not list(temporary.glob("mdmf-*"))
     assert not list((tmp_path / "out").glob("_runs/*"))
 
 
@@ -263,22 +265,14 @@ def test_an_empty_name_is_refused(tmp_path, monkeypatch, capsys, option):
     assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
-def test_the_bar_leads_to_what_is_to_be_scored_and_not_to_what_is_skipped(tmp_path, monkeypatch):
+def test_the_bar_leads_to_what_is_to_be_scored_and_not_to_what_is_skipped(tmp_path):
     progress = Progress(str(tmp_path))
-    shown = []
-
-    class Bar(scan.Bar):
-        def update(self, _task, **fields):
-            shown.append((fields["description"], fields["completed"], fields["total"]))
-
-    monkeypatch.setattr(scan, "Bar", Bar)
+    bar = scan.Bar()
+    bar.add_task("", total=None)
 
     def look():
-        watch = scan._Watch(progress)
-        ends = iter([False, True])
-        watch._done = SimpleNamespace(wait=lambda _seconds: next(ends))
-        watch._watch()
-        return shown[-1]
+        scan._look(progress, bar)
+        return bar.tasks[0].description, bar.tasks[0].completed, bar.tasks[0].total
 
     progress.add("listed", 7)
     assert look() == ("listing: 7 images", 0, None)

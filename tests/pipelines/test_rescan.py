@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import BROKEN, ROOT, write_images
 from scans import read_rows, scan
 
 import mdmf_ops.beam.write
+from pipelines import rescan as rescan_pipeline
 from pipelines.rescan import add_scan_arguments
 
 
@@ -142,6 +144,44 @@ def test_help_lists_every_option():
     options = [action.option_strings[0] for action in parser._actions]
     assert len(options) > 10
     assert not [option for option in (*options, "--input", "--accelerator") if f"\n  {option} " not in done.stdout]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--input", "a.jpg", "b.jpg", "--output=out"], "b.jpg: belongs to no flag"),
+        (["--input=a.jpg", "--output=out", "-f", "b.jpg"], "b.jpg: belongs to no flag"),
+        (["--input=a.jpg", "--output=out", "--of_a_runner=1", "b.jpg"], "b.jpg: belongs to no flag"),
+        (["--input=a.jpg", "--output=out", "--alpha=.0001"], "alpha=0.0001 cannot be told"),
+        (["--input=a.jpg", "--output=out", "--assets=."], "no readable manifest.json"),
+        (["--input=a.jpg"], "no --output"),
+        (["--output=out"], "no input"),
+        (["--input=a.jpg", "--output=out", "--run_id=../up"], "run id '../up'"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_says_why_before_anything_runs(tmp_path, monkeypatch, capsys, flags, why):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rescan_pipeline, "launch", None)
+    with pytest.raises(SystemExit) as ended:
+        rescan_pipeline.main(flags)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert why in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_that_the_workers_alone_can_read_is_left_to_them(monkeypatch):
+    launched = []
+
+    def launch(options):
+        launched.append(options)
+        return None, SimpleNamespace(wait_until_finish=lambda: None)
+
+    monkeypatch.setattr(rescan_pipeline, "launch", launch)
+    flags = ["--input=gs://b/a.jpg", "--output=gs://b/out", "--of_a_runner", "its value"]
+    for assets in ("gs://b/detector", "/in/their/image"):
+        assert rescan_pipeline.main([*flags, f"--assets={assets}"]) == 0
+    assert [options.assets for options in launched] == ["gs://b/detector", "/in/their/image"]
 
 
 def test_the_command_shows_beams_log_in_which_a_service_names_the_job(images, tmp_path):

@@ -1,5 +1,7 @@
 """C2PA manifests that the official library made: read with it, read without it, changed, and hostile."""
 
+import json
+import os
 import random
 import socket
 import struct
@@ -9,11 +11,14 @@ import sys
 import pytest
 from conftest import ROOT, encode, photo
 from declared import GENERATED, IPTC, MIME_TYPES, NO_GENERATORS, box, chunk, picture, sign, signed, with_segments
+from faults import noting_proxy
 
 from mdmf_ops.provenance import Signature, blocks, declaration, jumbf, read_declaration, signature
 from mdmf_ops.provenance.blocks import find_blocks
 from mdmf_ops.provenance.claim import MAX_PARENTS
 from mdmf_ops.provenance.jumbf import read_claim
+
+HASH_URL = "self#jumbf=c2pa.assertions/c2pa.hash.data"
 
 every_format = pytest.mark.parametrize("image_format", MIME_TYPES)
 
@@ -346,6 +351,75 @@ def test_a_manifest_that_lies_elsewhere_is_not_fetched(monkeypatch):
         signature.check_signature(content, "image/jpeg")
         with pytest.raises(TimeoutError):
             listener.accept()
+
+
+CREATED = {"action": "c2pa.created", "digitalSourceType": IPTC + "digitalCapture"}
+
+CHECK = """
+import sys
+from mdmf_ops.provenance import read_declaration
+print(read_declaration(open(sys.argv[1], "rb").read()).c2pa_signature.value)
+"""
+
+
+def test_the_issuer_of_an_identity_is_not_asked_and_breaks_no_signature(tmp_path):
+    asset = {"referenced_assertions": [], "sig_type": "cawg.identity_claims_aggregation"}
+    credential = {
+        "@context": ["https://www.w3.org/ns/credentials/v2", "https://cawg.io/identity/1.1/ica/context/"],
+        "type": ["VerifiableCredential", "IdentityClaimsAggregationCredential"],
+        "issuer": "did:web:issuer.invalid",
+        "validFrom": "2026-01-01T00:00:00Z",
+        "credentialSubject": {
+            "verifiedIdentities": [
+                {
+                    **{"type": "cawg.social_media", "username": "x", "uri": "https://a.invalid/x"},
+                    **{"verifiedAt": "2026-01-01T00:00:00Z", "provider": {"id": "https://a.invalid", "name": "a"}},
+                }
+            ],
+            "c2paAsset": {**asset, "referenced_assertions": [{"url": HASH_URL, "hash": "AA=="}]},
+        },
+    }
+    payload = json.dumps(credential).encode()
+    # COSE_Sign1: EdDSA, of a credential, and 64 bytes where a signature would be.
+    head = bytes([0xA2, 1, 0x27, 3, 0x6E]) + b"application/vc"
+    cose = bytes([0xD2, 0x84, 0x40 + len(head)]) + head + b"\xa0\x59" + struct.pack(">H", len(payload)) + payload
+    identity = {
+        "signer_payload": {**asset, "referenced_assertions": [{"url": HASH_URL, "hash": [0] * 32}]},
+        "signature": [*cose, 0x58, 64, *bytes(64)],
+        "pad1": [0],
+    }
+    (tmp_path / "a.png").write_bytes(
+        sign("PNG", "Camera", CREATED, assertions=[{"label": "cawg.identity", "data": identity}])
+    )
+    with noting_proxy() as (proxied, asked):
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK, str(tmp_path / "a.png")],
+            env=os.environ | proxied,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=120,
+        )
+    assert asked == []
+    assert (done.stdout, done.returncode) == ("valid\n", 0), done.stderr
+
+
+def test_a_fork_checks_what_its_parent_has_checked(tmp_path):
+    (tmp_path / "a.png").write_bytes(signed("PNG"))
+    script = f"import os\n{CHECK}\nif os.fork():\n    os.wait()\nelse:\n    {CHECK.splitlines()[-1]}"
+    command = [sys.executable, "-u", "-c", script, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.stdout.split(), done.returncode) == (["valid", "valid"], 0), done.stderr
+
+
+def test_a_packed_manifest_is_not_unpacked():
+    packed = sign("PNG", "Camera", CREATED, settings={"core": {"prefer_compress_manifests": True}})
+    assert b"brob" in packed
+    said = read_declaration(packed)
+    assert (said.c2pa_signature, said.source) == (Signature.UNCHECKED, None)
+    # What is merely damaged is not packed.
+    damaged = packed.replace(b"brob", b"borb")
+    assert read_declaration(damaged).c2pa_signature is Signature.INVALID
 
 
 def test_the_library_is_loaded_with_the_first_manifest_and_not_before():

@@ -222,6 +222,7 @@ def test_other_text_is_no_mark_of_a_generator(text):
     "software",
     [
         *("Adobe Photoshop 27", "GIMP 3.0", "Fluxbox", "imagenes", "dalles", "Dalle Foto 2", "darktable"),
+        *("Editor de Imagen 3.1", "visor de imagen 2"),
         *NO_GENERATORS,
     ],
 )
@@ -286,6 +287,39 @@ def test_half_a_mark_in_exif_is_none(tags, comment, generator):
 @pytest.mark.parametrize("source", [IPTC + "digitalCapture", IPTC.replace("http:", "https:") + "digitalCapture"])
 def test_a_property_counts_in_every_form_that_rdf_has(form, source):
     assert said(picture("JPEG", xmp=xmp(source, form=form)))[:2] == ("digitalCapture", "xmp")
+
+
+@pytest.mark.parametrize(
+    ("said", "source", "software"),
+    [
+        ([("DigitalSourceType", GENERATED)] * 2, GENERATED, None),
+        ([("DigitalSourceType", GENERATED), ("DigitalSourceType", "digitalCapture")], GENERATED, None),
+        ([("DigitalSourceType", "digitalCapture"), ("DigitalSourcefileType", GENERATED)], GENERATED, None),
+        ([("DigitalSourceType", "no term"), ("DigitalSourceType", "digitalCapture")], "digitalCapture", None),
+        ([("AISystemUsed", "ComfyUI")] * 2, GENERATED, "ComfyUI"),
+    ],
+)
+@pytest.mark.parametrize("form", ["elements", "descriptions", "list", "both forms"])
+def test_what_xmp_says_twice_is_not_run_together(said, source, software, form):
+    terms = [(name, IPTC + text if name != "AISystemUsed" else text) for name, text in said]
+    if form == "descriptions":
+        inside = "".join(f'<rdf:Description iptc:{name}="{text}"/>' for name, text in terms)
+    elif form == "both forms":
+        (name, text), *more = terms
+        elements = "".join(f"<iptc:{name}>{text}</iptc:{name}>" for name, text in more)
+        inside = f'<rdf:Description iptc:{name}="{text}">{elements}</rdf:Description>'
+    else:
+        listed = "".join(f"\n<rdf:li>{text}</rdf:li>\n" for _, text in terms)
+        one = form == "list" and len({name for name, _ in terms}) == 1
+        elements = [(terms[0][0], f"<rdf:Bag>{listed}</rdf:Bag>")] if one else terms
+        inside = "".join(f"<iptc:{name}>{text}</iptc:{name}>" for name, text in elements)
+        inside = f"<rdf:Description>{inside}</rdf:Description>"
+    packet = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+        f' xmlns:iptc="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">{inside}</rdf:RDF>'
+    )
+    said = read_declaration(picture("JPEG", xmp=packet.encode()))
+    assert (said.source, said.by, said.software) == (source, "xmp", software)
 
 
 @pytest.mark.parametrize(
