@@ -12,12 +12,11 @@ extractor alone: `mdmf train --backbone_from DIR` makes a detector of it. Only s
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import model_assets
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.terminal import waiting
 from mdmf_ops.detector import Calibration
 from mdmf_ops.detector.backbone import BACKBONES
@@ -98,7 +97,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 print(f"{folder}: {assets.detector_id}, {what}: {len(assets.manifest['files'])} files are whole")
         except (ValueError, model_assets.AssetError) as error:
             found.append({"folder": str(folder), "detector_id": None, "what": None, "error": str(error)})
-            print(f"mdmf assets: {error}", file=sys.stderr)
+            complain(f"mdmf assets: {error}")
     if arguments.json:
         print(json.dumps(found, indent=2))
     return EXIT_FAILED if any(each["error"] for each in found) else EXIT_OK

@@ -14,7 +14,6 @@ one, it says so. An id is of bytes and detector: --run_id tells the rows of seve
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -33,7 +32,7 @@ from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.score import make_row, score_image
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute, store_errors
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.committed import only_run
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, Score, decode
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     except (OSError, ValueError, AssetError, ManifestError) as error:
         raise UsageError(str(error)) from error
     except ImageError as error:
-        print(told(f"mdmf explain: {arguments.image}: {error}"), file=sys.stderr)
+        complain(told(f"mdmf explain: {arguments.image}: {error}"))
         return EXIT_FAILED
     if arguments.json:
         print(json.dumps(to_json(explanation) | {"pictures": pictures}, indent=2))

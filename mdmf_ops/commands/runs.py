@@ -13,7 +13,6 @@ killed run it leaves the 16 bytes by which a run holds its id, since one that sc
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from rich.table import Table
@@ -21,7 +20,7 @@ from rich.table import Table
 from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import collect, strays, verify_run
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.committed import only_run, require_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
@@ -112,8 +111,10 @@ def _verify(output: str, manifests: list[dict[str, Any]], arguments: argparse.Na
     else:
         for run_id, lines in wrong.items():
             # What cron's mail is made of is damage, not that all is well.
-            state, where = ("damaged", sys.stderr) if lines else ("whole", sys.stdout)
-            print(told(f"{run_id}: {state}"), *map(told, lines), sep="\n  ", file=where)
+            if lines:
+                complain("\n  ".join(map(told, (f"{run_id}: damaged", *lines))))
+            else:
+                print(told(f"{run_id}: whole"))
         for path in loose:
             print(told(f"in no committed run: {path}"))
     return EXIT_OK if whole else EXIT_FAILED
