@@ -28,7 +28,7 @@ from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterPr
 from apache_beam.transforms.window import FixedWindows
 from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
-from mdmf_ops.beam.commit import retract, temporary_file, write_manifest, write_shard
+from mdmf_ops.beam.commit import read_manifest, retract, temporary_file, write_manifest, write_shard
 from mdmf_ops.beam.drift import Sample, sample, summarise
 from mdmf_ops.beam.image import NAMESPACE
 from mdmf_ops.beam.live import Scored, age_ms
@@ -179,10 +179,11 @@ class _WritePaneDoFn(beam.DoFn):
             start.isoformat(timespec="seconds"),
         )
         rows = [row | {"run_id": run.run_id} for row, _message in found]
-        retract(run)
-        file = write_shard(run, 0, 1, rows)
-        recorded = {"stream_id": self._stream.run_id, **_span(window), "shard": shard, "pane": _pane_name(pane)}
-        write_manifest(run, len(rows), [file], recorded)
+        if not _is_written(run, len(rows)):
+            retract(run)
+            file = write_shard(run, 0, 1, rows)
+            recorded = {"stream_id": self._stream.run_id, **_span(window), "shard": shard, "pane": _pane_name(pane)}
+            write_manifest(run, len(rows), [file], recorded)
         self._rows.inc(len(rows))
         if pane.timing == PaneInfoTiming.LATE:
             self._late.inc(len(rows))
@@ -190,6 +191,15 @@ class _WritePaneDoFn(beam.DoFn):
             self._age_ms.update(age_ms(message))
             yield message.message_id
         yield beam.pvalue.TaggedOutput(WRITTEN, _Written(run.run_id, len(rows), sample(rows)))
+
+
+def _is_written(run: Run, rows: int) -> bool:
+    """Whether a pane is committed with so many rows or more. A service has panes tried again: by then more rows may
+    have come to it, and whoever it gave up, and goes on, has fewer. It keeps the try that saw most."""
+    try:
+        return read_manifest(run)["inputs"] >= rows
+    except FileNotFoundError:
+        return False
 
 
 def _span(window) -> dict[str, str]:

@@ -156,6 +156,9 @@ def _workers(options: RescanOptions, arguments: argparse.Namespace, stack: conte
             default_environment=stack.enter_context(ForkedWorkers(quiet=not arguments.verbose)).environment
         )
     direct.direct_running_mode = "multi_processing"
+    if not {"", str(Path.cwd())} & set(sys.path):
+        # Beam starts them by `python -m`: a file in the working folder could stand in for a module there.
+        os.environ["PYTHONSAFEPATH"] = "1"
     return FnApiRunner()
 
 

@@ -186,6 +186,22 @@ def test_a_retried_bundle_replaces_its_own_file(stream, scored):
     assert len(read_manifests(stream.output)) == 1
 
 
+def test_of_all_tries_of_a_pane_that_with_the_most_rows_stays(stream, scored, monkeypatch):
+    rows = [(scored(name, 1).value.row, scored(name, 1).value.ref.message) for name in "abc"]
+    window = IntervalWindow(DAY_S, DAY_S + 60)
+    pane = PaneInfo(True, False, PaneInfoTiming.ON_TIME, 0, 0)
+    dofn = _WritePaneDoFn(stream)
+    list(dofn.process((0, rows[:2]), window, pane))  # its worker is given up
+    list(dofn.process((0, rows), window, pane))  # another one, for which a row has come meanwhile
+    [manifest] = read_manifests(stream.output)
+    monkeypatch.setattr(mdmf_ops.beam.windows, "retract", lambda _run: pytest.fail("what is committed is taken back"))
+    for late in (rows[:2], rows):  # which go on all the same
+        list(dofn.process((0, late), window, pane))
+        assert names_by_run(stream) == {"stream-x-20260102T000000Z-s00-ontime0": ["a", "b", "c"]}
+        assert read_manifests(stream.output) == [manifest]
+        assert verify_run(stream.output, manifest) == []
+
+
 def test_windows_that_no_file_can_have_are_refused():
     with pytest.raises(ValueError, match="window_s=0"):
         Windows(0)

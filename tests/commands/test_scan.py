@@ -43,6 +43,7 @@ from mdmf_ops.progress import Progress
 def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, forkable, expected):
     """A process that has touched a GPU, or has other threads, is not forked."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # to be as it was when this is over
     monkeypatch.setattr(scan, "can_fork", lambda: forkable)
     parser = argparse.ArgumentParser()
     scan.add_arguments(parser)
@@ -56,6 +57,22 @@ def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, 
     mode = options.view_as(DirectOptions).direct_running_mode
     assert ("forks" if runner._default_environment == "forks" else mode) == expected
     assert options.view_as(DirectOptions).direct_num_workers == workers
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="what keeps the working folder out is of Python 3.11")
+def test_no_file_in_the_working_folder_stands_in_for_a_module_of_a_worker(monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('a stranger on the search path')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.setattr(scan, "can_fork", lambda: False)
+    parser = argparse.ArgumentParser()
+    scan.add_arguments(parser)
+    arguments = parser.parse_args(["in", "--output", "out", "--device", "cpu", "--workers", "2"])
+    command = [sys.executable, "-m", "json.tool", "--help"]  # as Beam starts a worker
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    with contextlib.ExitStack() as stack:
+        scan._workers(scan._options(arguments, []), arguments, stack)
+    assert subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize(("flags", "local"), [([], True), (["--runner=ARemoteRunner"], False)])
