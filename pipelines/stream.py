@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
 from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.direct import direct_runner
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from mdmf_ops.beam.alerts import Alerts, Errors
 from mdmf_ops.beam.current import current_id, named_id
@@ -237,6 +237,15 @@ def drain_on_signals() -> None:
     on_signals(drain)
 
 
+def wait(result: PipelineResult) -> None:
+    """Waits for the end of a stream. A drain on Dataflow, or an update that takes it over, is one: Beam says failed."""
+    try:
+        result.wait_until_finish()
+    except Exception:
+        if result.state not in (PipelineState.DRAINED, PipelineState.UPDATED):
+            raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
@@ -244,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _stream, result = launch(options)
     if is_local(options):
         drain_on_signals()
-    result.wait_until_finish()
+    wait(result)
     SUBSCRIPTION.close()
     return 0
 

@@ -79,9 +79,9 @@ class _ReadEvaluator(_PubSubReadEvaluator):
                 )
                 bundle.output(GlobalWindows.windowed_value(element, timestamp=Timestamp.of(published_s)))
             bundles.append(bundle)
+        elif SUBSCRIPTION.is_drained():
+            return TransformResult(self, bundles, [], None, {None: WatermarkManager.WATERMARK_POS_INF})
         elif ended:
-            if SUBSCRIPTION.is_drained():
-                return TransformResult(self, bundles, [], None, {None: WatermarkManager.WATERMARK_POS_INF})
             oldest_s += _CLOSING_S
         step = self._applied_ptransform
         hold = self._holds.get(step, WatermarkManager.WATERMARK_NEG_INF)

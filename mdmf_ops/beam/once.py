@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,8 +26,8 @@ _PRUNE_EVERY = 64
 
 DUPLICATES = "duplicates"
 
-Seen = dict[bytes, tuple[int, str]]
-"""Of each key, when its first message was published, in µs, and which message that was."""
+Seen = dict[bytes, int]
+"""Of each key, when the newest message that passed was published, in µs."""
 
 
 class Once(beam.PTransform):
@@ -72,7 +73,10 @@ def _with_bucket(ref: ImageRef) -> tuple[int, ImageRef]:
 
 
 class _Memory:
-    """What is a duplicate, and what is forgotten."""
+    """What is a duplicate, and what is forgotten.
+
+    A redelivery is one too: on the local runner none comes here before the row of its message is in a file.
+    """
 
     def __init__(self, detector_id: Callable[[], str], horizon_s: float):
         self._detector_id = detector_id
@@ -86,21 +90,20 @@ class _Memory:
         # What is published again from the error topic is asked for anew, and names the message it was.
         again = message.attributes.get("mdmf_message_id", "")
         key = _digest(ref.uri, ref.generation, self._detector_id(), again)
-        first = seen.get(key)
-        if first is not None and abs(message.published_us - first[0]) <= self._horizon_us:
+        newest_us = seen.get(key)
+        if newest_us is not None and abs(message.published_us - newest_us) <= self._horizon_us:
             self._duplicates.inc()
-            if message.message_id != first[1]:  # a redelivery is acknowledged with its row, not before
-                yield TaggedOutput(DUPLICATES, message.message_id)
+            yield TaggedOutput(DUPLICATES, message.message_id)
             return
-        seen[key] = (message.published_us, message.message_id)
+        seen[key] = max(message.published_us, newest_us or 0)
         if len(seen) % _PRUNE_EVERY == 0:
             self._prune(seen)
         self._unique.inc()
         yield ref
 
     def _prune(self, seen: Seen) -> None:
-        oldest_us = max(published_us for published_us, _ in seen.values()) - self._horizon_us
-        for key in [key for key, (published_us, _) in seen.items() if published_us < oldest_us]:
+        oldest_us = max(seen.values()) - self._horizon_us
+        for key in [key for key, published_us in seen.items() if published_us < oldest_us]:
             del seen[key]
 
 
@@ -120,7 +123,32 @@ class _InStateDoFn(beam.DoFn):
         seen_state.write(seen)
 
 
-_TABLES: dict[str, Seen] = {}
+class _Table(Seen):
+    """What was seen, of which a bundle's part can be taken back: one that failed is tried again, and must not find its
+    own messages there, which would be acknowledged without a row."""
+
+    def __init__(self):
+        super().__init__()
+        self._before: dict[bytes, int | None] = {}
+
+    def __setitem__(self, key: bytes, published_us: int) -> None:
+        self._before.setdefault(key, self.get(key))
+        super().__setitem__(key, published_us)
+
+    def keep(self) -> None:
+        """Ends a bundle that is done."""
+        self._before.clear()
+
+    def take_back(self) -> None:
+        """Undoes what a bundle that was not done has set."""
+        for key, before in self._before.items():
+            self.pop(key, None)
+            if before is not None:
+                super().__setitem__(key, before)
+        self._before.clear()
+
+
+_TABLES: defaultdict[str, _Table] = defaultdict(_Table)
 """Of this process, by transform: the local runner makes a DoFn anew after a bundle that failed, and Beam's own Shared
 keeps only what was asked for last."""
 
@@ -130,5 +158,11 @@ class _InProcessDoFn(beam.DoFn):
         self._memory = memory
         self._name = uuid.uuid4().hex
 
+    def start_bundle(self) -> None:
+        _TABLES[self._name].take_back()
+
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        return self._memory.pass_first(ref, _TABLES.setdefault(self._name, {}))
+        return self._memory.pass_first(ref, _TABLES[self._name])
+
+    def finish_bundle(self) -> None:
+        _TABLES[self._name].keep()

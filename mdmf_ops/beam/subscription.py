@@ -10,10 +10,18 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import grpc
-from google.api_core.exceptions import Aborted, DeadlineExceeded, RetryError, ServerError, TooManyRequests
+from google.api_core.exceptions import (
+    Aborted,
+    DeadlineExceeded,
+    GoogleAPICallError,
+    InternalServerError,
+    RetryError,
+    ServerError,
+    TooManyRequests,
+)
 from google.cloud import pubsub_v1
 
 from mdmf_ops.text import told
@@ -147,9 +155,27 @@ class _Subscription:
 
     def _extend(self, ack_ids: list[str]) -> None:
         if ack_ids:
-            self._client.modify_ack_deadline(
-                subscription=self._name, ack_ids=ack_ids, ack_deadline_seconds=LEASE_S, timeout=LEASE_S, retry=None
-            )
+            self._tell(self._client.modify_ack_deadline, ack_ids, ack_deadline_seconds=LEASE_S)
+
+    def _tell(self, call: Callable, ack_ids: list[str], **more: int) -> dict[str, str]:
+        """Tells the service of leases. Gives those that a subscription with exactly-once delivery refuses, and why.
+
+        As a rule they have ended. The message comes again under another id, and is known then.
+        """
+        try:
+            call(subscription=self._name, ack_ids=ack_ids, timeout=LEASE_S, retry=None, **more)
+        except (InternalServerError, TooManyRequests, ValueError):
+            # Whichever Google's client makes of an answer that names more refused ids than gRPC takes in one.
+            half = len(ack_ids) // 2
+            if not half:
+                raise
+            return self._tell(call, ack_ids[:half], **more) | self._tell(call, ack_ids[half:], **more)
+        except GoogleAPICallError as error:
+            refused = {ack_id: error.metadata[ack_id] for ack_id in ack_ids if ack_id in (error.metadata or {})}
+            if not refused:
+                raise
+            return refused
+        return {}
 
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned_s > _WARN_S:
@@ -159,18 +185,24 @@ class _Subscription:
     def _flush(self) -> None:
         while self._done:
             ids = self._done[:_MAX_IDS]
-            self._client.acknowledge(subscription=self._name, ack_ids=ids, timeout=LEASE_S, retry=None)
+            refused = self._tell(self._client.acknowledge, ids)
+            again = [ack_id for ack_id, why in refused.items() if why.startswith("TRANSIENT")]
             with self._lock:
-                del self._done[: len(ids)]
+                self._done[: len(ids)] = again
+            if again:
+                raise Aborted(f"{len(again)} acknowledgements are to be tried again, as the service says")
 
     def take(self) -> list[pubsub_v1.types.PubsubMessage]:
-        """The messages that have arrived, at most a batch; waits a moment for the first, and then for the others.
+        """The messages that have arrived, at most a batch; waits a moment for the first, and then for the others. Those
+        that still wait when the time for a drain is over are left to the next stream.
 
         Raises:
             Exception: the subscription cannot be read, for good: it is gone, or access is.
         """
         if self._error is not None:
             raise self._error
+        if self._is_overdue():
+            return []
         taken = []
         with contextlib.suppress(queue.Empty):
             taken.append(self._arrived.get(timeout=WAIT_S))
@@ -201,12 +233,18 @@ class _Subscription:
 
     def is_drained(self) -> bool:
         """Whether every message that was taken in is acknowledged, or the time for that is over."""
-        return (self.has_ended() and not self._outstanding) or time.monotonic() > self._drain_ends_s
+        is_empty = self.draining.is_set() and self.has_ended() and not self._outstanding
+        return is_empty or self._is_overdue()
+
+    def _is_overdue(self) -> bool:
+        return self.draining.is_set() and time.monotonic() > self._drain_ends_s
 
     def close(self) -> None:
         """Hands in the last acknowledgements. For as long as a drain may take they are tried again."""
         if not self._threads:
             return
+        if self._outstanding:
+            _log.warning("Pub/Sub: %d messages are in no file yet: they come again", len(self._outstanding))
         self._closing.set()
         self._threads[1].join()
         end_s = max(self._drain_ends_s, time.monotonic() + LEASE_S)

@@ -38,10 +38,18 @@ from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.subscription import SUBSCRIPTION
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.terminal import every
 from mdmf_ops.text import told
-from pipelines.stream import StreamOptions, add_stream_arguments, drain_on_signals, is_local, launch, windows_of
+from pipelines.stream import (
+    StreamOptions,
+    add_stream_arguments,
+    drain_on_signals,
+    is_local,
+    launch,
+    wait,
+    windows_of,
+)
 
 TAKES_BEAM_FLAGS = True
 
@@ -75,13 +83,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(f"mdmf stream: {stream.run_id} goes to {stream.output}", file=sys.stderr, flush=True)
         shown = not arguments.json and (sys.stderr.isatty() or arguments.verbose)
         with every(_STATUS_S, partial(_status, result, local)) if shown else contextlib.nullcontext():
-            result.wait_until_finish()
+            wait(result)
         if local:
             SUBSCRIPTION.close()
     except Exception as error:
         if arguments.verbose:
             traceback.print_exc()
-        print(f"mdmf stream: stopped: {told(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+        complain(f"mdmf stream: stopped: {told(f'{type(error).__name__}: {error}')}")
         return EXIT_FAILED
     found = metrics(result, local)
     print(json.dumps({"stream_id": stream.run_id, **found}, indent=2) if arguments.json else _line(found), flush=True)
@@ -114,16 +122,21 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _check_pubsub(arguments: argparse.Namespace) -> None:
     name = arguments.subscription or arguments.topic
+    read = arguments.topic
     patience = {"timeout": _CHECK_S, "retry": Retry(timeout=_CHECK_S)}
     try:
         if arguments.subscription:
             with pubsub_v1.SubscriberClient() as subscriber:
-                subscriber.get_subscription(subscription=name, **patience)
+                found = subscriber.get_subscription(subscription=name, **patience)
+            read = "" if found.filter else found.topic  # a filter may keep them apart
         publisher = pubsub_v1.PublisherClient()
         for name in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
             publisher.get_topic(topic=name, **patience)
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         raise UsageError(f"Pub/Sub: {name}: {str(error).splitlines()[0]}") from error
+    for flag in ("alert_topic", "error_topic"):
+        if getattr(arguments, flag) == read:
+            raise UsageError(f"--{flag} {read} is the topic that is read: what is published there would come back")
 
 
 def metrics(result: PipelineResult, local: bool) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The local runner: windows close when what belongs to them is there, and a step's DoFn is kept."""
 
 import contextlib
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from typing import ClassVar
@@ -57,10 +59,11 @@ def read(monkeypatch):
     local.install(0.0)
 
     @contextlib.contextmanager
-    def reading(topic: Topic, window_s: int) -> Iterator[None]:
+    def reading(topic: Topic, window_s: int, step: beam.DoFn | None = None) -> Iterator[None]:
         options = PipelineOptions([], streaming=True)
         pipeline = beam.Pipeline(direct_runner.BundleBasedDirectRunner(), options)
         messages = pipeline | ReadFromPubSub(subscription=topic.subscription, with_attributes=True)
+        messages = messages | "Step" >> beam.ParDo(step) if step else messages
         windowed = messages | beam.WithKeys(0) | Windows(window_s).into()
         _ = windowed | beam.GroupByKey() | beam.ParDo(_Note())
         result = pipeline.run()
@@ -123,6 +126,38 @@ def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, read):
         after(time.time() + 4 * subscription.WAIT_S)  # nothing comes for some reads, and a pull is still on its way
         topic.publish(b"amid").result()
     assert [pane for pane in _Note.panes if pane[1]] == [("ON_TIME", [b"amid", b"before"])]
+
+
+class _Wait(beam.DoFn):
+    """Waits at the first message until it is let go."""
+
+    passed: ClassVar[list[bytes]] = []
+    go = threading.Event()
+
+    def process(self, message):
+        self.passed.append(message.data)
+        self.go.wait(60)
+        yield message
+
+
+def test_what_still_waits_when_the_time_for_a_drain_is_over_is_left_to_the_next_stream(
+    emulator, monkeypatch, read, caplog
+):
+    caplog.set_level(logging.WARNING, "mdmf_ops")
+    monkeypatch.setattr(subscription, "DRAIN_S", 0.0)
+    monkeypatch.setattr(_Wait, "passed", [])
+    monkeypatch.setattr(_Wait, "go", threading.Event())
+    topic = Topic("local-overdue")
+    sent = [b"%03d" % i for i in range(3 * subscription.BATCH_MESSAGES)]
+    for future in [topic.publish(data) for data in sent]:
+        future.result()
+    with read(topic, 3600, _Wait()):
+        wait_for(lambda: _Wait.passed and local.SUBSCRIPTION._arrived.full(), 60, "more than a batch")
+        local.SUBSCRIPTION.drain()
+        _Wait.go.set()
+    written = _Note.data()  # of the batch that was in the pipeline
+    assert written == sorted(_Wait.passed) and 0 < len(written) <= subscription.BATCH_MESSAGES
+    assert f"{len(sent) - len(written)} messages are in no file yet" in caplog.text
 
 
 class _TwoOutputs(beam.DoFn):

@@ -30,7 +30,7 @@ def only_one() -> str:
     return "detector-1"
 
 
-def run(bundles, passed, duplicates, horizon_s=600):
+def run(bundles, passed, duplicates, horizon_s=600, detector_id=only_one):
     """Runs bundles of refs through both ways to remember."""
     for in_process in (False, True):
         story = test_stream.TestStream(coder=PickleCoder())
@@ -38,7 +38,7 @@ def run(bundles, passed, duplicates, horizon_s=600):
             story.add_elements(bundle)
         story.advance_watermark_to_infinity()
         with beam.Pipeline(options=PipelineOptions([], streaming=True, runner="BundleBasedDirectRunner")) as p:
-            once = p | story | Once(only_one, horizon_s, in_process=in_process)
+            once = p | story | Once(detector_id, horizon_s, in_process=in_process)
             ids = once.refs | "Ids" >> beam.Map(lambda found: found.message.message_id)
             assert_that(ids, equal_to(passed), label="passed")
             assert_that(once[DUPLICATES], equal_to(duplicates), label="duplicates")
@@ -53,20 +53,36 @@ def test_another_generation_uri_or_none_at_all_is_another_image():
     run([found], ["1", "2", "3", "4"], [])
 
 
-def test_a_redelivery_is_dropped_but_not_acknowledged_before_its_row_is_written():
-    run([[ref("1", 0)], [ref("1", 0)], [ref("2", 1)]], ["1"], ["2"])
+def test_a_redelivery_is_dropped_and_acknowledged_or_it_would_come_for_ever():
+    run([[ref("1", 0)], [ref("1", 0)], [ref("2", 1)]], ["1"], ["1", "2"])
+
+
+def test_a_bundle_that_failed_is_no_duplicate_of_itself(tmp_path):
+    asked = tmp_path / "asked"  # a file, since DoFns are copied
+    asked.touch()
+
+    def fails_now_and_then() -> str:
+        times = asked.stat().st_size
+        asked.write_bytes(bytes(times + 1))
+        if times % 4 == 1:  # for the second message, and not when the bundle is tried again
+            raise OSError("the pointer cannot be read")
+        return "detector-1"
+
+    run([[ref("1", 0), ref("2", 0, uri="gs://b/b")]], ["1", "2"], [], detector_id=fails_now_and_then)
+    assert asked.stat().st_size == 8
 
 
 def test_what_is_published_again_from_the_error_topic_gets_a_row_and_its_copies_do_not():
     again = [from_error_topic("2", 60, was="1"), from_error_topic("2", 60, was="1")]  # the second is a redelivery
     copy = from_error_topic("3", 61, was="1")
     twice = from_error_topic("4", 120, was="2")
-    run([[ref("1", 0)], again, [copy], [twice], [ref("5", 121)]], ["1", "2", "4"], ["3", "5"])
+    run([[ref("1", 0)], again, [copy], [twice], [ref("5", 121)]], ["1", "2", "4"], ["2", "3", "5"])
 
 
 def test_the_horizon_is_measured_between_publications_not_deliveries():
     run([[ref("new", 700)], [ref("old", 101)], [ref("older", 99)]], ["new", "older"], ["old"], horizon_s=600)
     run([[ref("1", 0)], [ref("2", 601)], [ref("3", 1201)]], ["1", "2"], ["3"], horizon_s=600)
+    run([[ref("new", 700)], [ref("held up", 99)], [ref("newer", 701)]], ["new", "held up"], ["newer"], horizon_s=600)
 
 
 def test_a_new_detector_scores_an_image_anew():

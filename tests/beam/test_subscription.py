@@ -7,9 +7,9 @@ import threading
 import grpc
 import pytest
 from faults import TcpProxy
-from google.api_core.exceptions import NotFound, ServiceUnavailable
+from google.api_core.exceptions import Aborted, InvalidArgument, NotFound, ServiceUnavailable
 from google.cloud import pubsub_v1
-from pubsub import Topic, pubsub_emulator, wait_for
+from pubsub import PROJECT, Topic, pubsub_emulator, wait_for
 
 from mdmf_ops.beam import alive
 from mdmf_ops.beam import subscription as subscription_module
@@ -194,6 +194,70 @@ def test_a_lease_that_cannot_be_extended_neither_loses_a_message_nor_gives_it_tw
     assert taken + subscription.take() == []
     subscription.close()
     assert topic.pull() == []
+
+
+def test_leases_that_end_stop_no_stream_on_a_subscription_with_exactly_once_delivery(emulator, monkeypatch):
+    away = threading.Event()
+
+    def passes_when_there(name: str) -> None:
+        real = getattr(pubsub_v1.SubscriberClient, name)
+
+        def call(*arguments, **request):
+            if away.is_set():
+                raise ServiceUnavailable("passing")
+            return real(*arguments, **request)
+
+        monkeypatch.setattr(pubsub_v1.SubscriberClient, name, call)
+
+    for name in ("modify_ack_deadline", "acknowledge"):
+        passes_when_there(name)
+    topic = Topic("local-exactly-once")
+    topic.subscription = f"projects/{PROJECT}/subscriptions/local-exactly-once-own"
+    once = {"ack_deadline_seconds": 10, "enable_exactly_once_delivery": True}
+    topic._subscriber.create_subscription(request={"name": topic.subscription, "topic": topic.path, **once})
+    count = 600  # all of them refused: more than fit into one answer
+    for future in [topic.publish(b"%d" % i) for i in range(count)]:
+        future.result()
+    away.set()
+    subscription = _Subscription()
+    subscription.open(topic.subscription)
+    taken = take(subscription, count)
+    for message in taken:
+        subscription.acknowledge(message.message_id)
+    wait_for(lambda: len(subscription._done) == 2 * count, 60, "all of them again")  # their leases have ended
+    away.clear()
+    subscription.drain()
+    wait_for(lambda: not subscription._done, 30, "acknowledgements")
+    wait_for(subscription.is_drained, 30, "the drain")
+    assert subscription.take() == [] and len({message.message_id for message in taken}) == count
+    subscription.close()
+    assert topic.pull() == []
+
+
+def test_an_acknowledgement_that_is_refused_for_now_is_tried_again_and_another_error_is_one():
+    reasons = {"a": "PERMANENT_FAILURE_INVALID_ACK_ID", "c": "TRANSIENT_FAILURE_OTHER"}
+    refusals = [
+        InvalidArgument("refused", error_info={"metadata": reasons}),
+        InvalidArgument("another", error_info={"metadata": {"service": "pubsub.googleapis.com"}}),
+    ]
+    asked: list[list[str]] = []
+
+    class Service:
+        """Refuses single ids; a mock, since the emulator refuses none for now."""
+
+        def acknowledge(self, ack_ids, **_request):
+            asked.append(list(ack_ids))
+            if refusals:
+                raise refusals.pop(0)
+
+    subscription = _Subscription()
+    subscription._client, subscription._name, subscription._done = Service(), "subscription", ["a", "b", "c"]
+    with pytest.raises(Aborted):
+        subscription._flush()
+    with pytest.raises(InvalidArgument, match="another"):
+        subscription._flush()
+    subscription._flush()
+    assert (asked, subscription._done) == ([["a", "b", "c"], ["c"], ["c"]], [])
 
 
 @pytest.mark.parametrize("comes_back", [True, False])

@@ -52,6 +52,10 @@ def test_topics_and_subscriptions_that_are_not_there_are_named(capsys, tmp_path)
         assert missing in line
         line = refused(capsys, *flags, "--subscription", there.subscription, "--error_topic", "no topic")
         assert "no topic" in line
+        for read in (["--subscription", there.subscription], ["--topic", there.path]):
+            for flag in ("--alert_topic", "--error_topic"):
+                line = refused(capsys, *flags, *read, flag, there.path)
+                assert f"{flag} {there.path} is the topic that is read" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -263,6 +263,28 @@ def test_a_runner_of_this_machine_is_known_by_every_name_that_beam_takes(runner,
     assert is_local(StreamOptions([] if runner is None else [f"--runner={runner}"])) == local
 
 
+@pytest.mark.parametrize("state", ["DRAINED", "UPDATED", "CANCELLED", "FAILED"])
+def test_a_job_that_was_drained_or_updated_has_not_failed(state):
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+    from pipelines import stream
+
+    class Result:
+        """As Beam's, which raises for every end of a job but DONE."""
+
+        def __init__(self):
+            self.state = state
+
+        def wait_until_finish(self):
+            raise DataflowRuntimeException(f"Dataflow pipeline failed. State: {state}", self)
+
+    if state in ("DRAINED", "UPDATED"):
+        stream.wait(Result())
+    else:
+        with pytest.raises(DataflowRuntimeException):
+            stream.wait(Result())
+
+
 def memory_mb(pid: int) -> float:
     """Resident memory of a process."""
     status = Path(f"/proc/{pid}/status")
