@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from conftest import photo
+from corpus.parts import chunk
 from PIL import Image
 
 from mdmf_ops.detector import ImageError, Limits, decode
@@ -46,10 +47,6 @@ def save(image, name, **options):
 
 def grey_to_rgb(grey):
     return np.repeat(grey[:, :, None], 3, axis=2)
-
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png(width, height, depth, colour, rows, *extra):

@@ -1,5 +1,5 @@
 """BMPs as browsers show them, where Pillow refuses them or makes other pixels of them: bits that are divided into
-colours in another way (four or ten each, blue and red exchanged), run lengths, palettes of two greys.
+colours in another way (four or ten each, blue and red exchanged), palettes of greys. Run lengths are not read.
 """
 
 import struct
@@ -11,16 +11,10 @@ from PIL.BmpImagePlugin import BmpImageFile
 from mdmf_ops.detector.errors import ErrorCode, ImageError
 
 _HEAD_BYTES, _ALPHA_HEAD_BYTES = 54, 56
-"""Behind so much of a file are masks of three colours, and alpha's where the second part of its head is as large."""
+"""Masks of three colours lie behind so much of a file, and alpha's where the header says that it has so many bytes."""
 
 _OLD_HEAD = struct.pack("<I", 12)
 """The size of OS/2's, in which numbers lie elsewhere."""
-
-_MAX_RUN_LENGTH_PIXELS = 10_000_000
-"""Of a run-length coded BMP, which is decoded in Python, run by run."""
-
-_END_OF_ROW, _END_OF_PICTURE, _SKIP = 0, 1, 2
-_HALVES = bytes.maketrans(b"0123456789abcdef", bytes(range(16)))
 
 _GREYS = {"1": (1, b"\0\0\0\xff\xff\xff"), "L": (8, bytes(np.arange(256, dtype=np.uint8).repeat(3)))}
 """By Pillow's mode of a BMP whose palette is these greys alone: how many bits Pillow then takes for a pixel."""
@@ -31,8 +25,7 @@ _BAND_PX = 256
 
 
 class PlainBmp(BmpImageFile):
-    """A BMP that Pillow opens, or one of fields of bits, which it refuses but for a few. What run lengths leave out is
-    black."""
+    """A BMP that Pillow opens, or one of fields of bits, which it refuses but for a few."""
 
     _masks: tuple[int, ...] = ()
     _bits = _start = 0
@@ -44,9 +37,11 @@ class PlainBmp(BmpImageFile):
         except OSError as error:
             if "bitfields layout" not in str(error) or not self._has_fields():
                 raise
-        content = self.fp.getvalue()
+        content, packing = self.fp.getvalue(), self.info.get("compression")
+        if packing in (self.COMPRESSIONS["RLE8"], self.COMPRESSIONS["RLE4"]):  # Pillow makes other pixels of some
+            raise ImageError(ErrorCode.UNSUPPORTED_PIXELS, "the pixels of a run-length coded BMP are not read")
         bits = content[24 if content[14:18] == _OLD_HEAD else 28]
-        if bits == 16 and self.info.get("compression") == self.COMPRESSIONS["BITFIELDS"] and self._has_fields():
+        if bits == 16 and packing == self.COMPRESSIONS["BITFIELDS"] and self._has_fields():
             self.tile = []  # of Pillow's, which takes no note of alpha
         greys_bits, greys = _GREYS.get(self.mode, (bits, b""))
         if bits != greys_bits:
@@ -67,62 +62,10 @@ class PlainBmp(BmpImageFile):
         return self._bits in (16, 32) and max(masks) < 1 << self._bits and not any(run & (run + 1) for run in runs)
 
     def load(self) -> object:
-        """As Pillow's. Raises ImageError for run lengths that would be minutes' work, and where data of pixels lack."""
-        if self.tile and self.tile[0].codec_name == "bmp_rle":
-            indices, drawn = (
-                stored[:: self.tile[0].args[-1]] for stored in self._decode_run_lengths(self.fp.getvalue())
-            )
-            self.tile, self.im = [], Image.frombytes(self.mode, self.size, indices.tobytes()).im
-            if not drawn.all():
-                black = Image.new("RGB", self.size)
-                self.im = Image.composite(self.convert("RGB"), black, Image.fromarray(drawn)).im
-                self._mode = "RGB"
+        """As Pillow's. Raises ImageError where data of pixels lack."""
         if self._masks and self._im is None:
             self.im = Image.fromarray(self._decode(self.fp.getvalue()), self.mode).im
         return super().load()
-
-    def _decode_run_lengths(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of colours as they are stored, (H, W) uint8, and whether there is one for each pixel."""
-        width, pixels = self.width, self.width * self.height
-        if pixels > _MAX_RUN_LENGTH_PIXELS:
-            raise ImageError(
-                ErrorCode.TOO_MANY_PIXELS, f"of a run-length coded BMP at most {_MAX_RUN_LENGTH_PIXELS:,} are decoded"
-            )
-        _, _, at, (_, is_half, _) = self.tile[0]
-        # Two bytes for each pixel, as many for the end of each row, and some to spare.
-        most_at = at + 2 * (pixels + self.height) + 4096
-        indices, drawn = bytearray(pixels), bytearray(b"\xff") * pixels
-        row = x = 0  # row: of its first pixel
-        while row + x < pixels:
-            if at + 2 > len(content):
-                raise ImageError(ErrorCode.TRUNCATED, "the BMP ends before its image does")
-            if at > most_at:
-                raise ImageError(ErrorCode.CORRUPT, "a BMP of more run lengths than pixels")
-            count, value = content[at], content[at + 1]
-            at += 2
-            if count:
-                run = _indices(content[at - 1 : at], is_half) * count
-            elif value > _SKIP:
-                count, size_bytes = value, (value + 1) // 2 if is_half else value
-                run = _indices(content[at : at + size_bytes], is_half)
-                at += size_bytes + size_bytes % 2
-            elif value == _END_OF_PICTURE:
-                break
-            else:
-                right, up = (-x, 1) if value == _END_OF_ROW else content[at : at + 2].ljust(2, b"\0")
-                before, row, x = row + x, row + up * width, x + right
-                if x > width or row + x > pixels:
-                    raise ImageError(ErrorCode.CORRUPT, "a BMP whose run lengths lead out of it")
-                drawn[before : row + x] = bytes(row + x - before)
-                at += 2 if value == _SKIP else 0
-                continue
-            run = run[: min(count, width - x)]
-            indices[row + x : row + x + len(run)] = run
-            x += len(run)
-        if row < pixels - width:
-            raise ImageError(ErrorCode.CORRUPT, "a BMP that lacks rows")
-        drawn[row + x :] = bytes(pixels - row - x)
-        return tuple(np.frombuffer(each, np.uint8).reshape(-1, width) for each in (indices, drawn))
 
     def _decode(self, content: bytes) -> np.ndarray:
         """(H, W, 3 or 4) uint8."""
@@ -148,8 +91,3 @@ class PlainBmp(BmpImageFile):
                 band = stored[top : top + _BAND_PX]
                 pixels[top : top + _BAND_PX, :, channel] = shades[(band >> lowest) & most]
         return pixels
-
-
-def _indices(data: bytes, is_half: bool) -> bytes:
-    """One for each byte, or two."""
-    return data.hex().encode().translate(_HALVES) if is_half else data

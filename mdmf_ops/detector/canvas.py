@@ -1,4 +1,4 @@
-"""GIFs and WebPs whose first picture leaves open a part of the canvas: that is transparent, as browsers show it."""
+"""GIFs and WebPs as browsers show them: a part of the canvas that the first picture leaves open is transparent."""
 
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
@@ -22,10 +22,13 @@ class PlainGif(GifImageFile):
 
 
 class PlainWebp(WebPImageFile):
-    """A WebP, of which Pillow gives open canvas black, unless the file says that there is transparency."""
+    """A WebP, of which Pillow gives open canvas black, unless the file says that there is transparency. Nothing turns
+    it: browsers do not ask its EXIF.
+    """
 
     def _open(self) -> None:
         super()._open()
+        self.info.pop("exif", None)
         head = self.fp.getvalue()[:21]
         if self.rawmode == "RGBX" and head[12:16] == b"VP8X" and head[20] & _ANIMATED:
             self._mode = self.rawmode = "RGBA"

@@ -71,8 +71,8 @@ _EXIF_STARTS = (b"II*\0", b"MM\0*")
 # In messages of decoders about files that are whole: of odd TIFFs and BMPs, and of JPEGs that libjpeg does not decode.
 _UNREAD_PIXELS = ("unknown pixel mode", "-bit layers", "unsupported jpeg", "unsupported marker", "bitfields layout")
 
-_WIDE_TO_BYTE = ((np.arange(1 << 16) * 255 + 32767) // 65535).astype(np.uint8)
-"""(65536,): 0..65535 scaled to 0..255, rounded."""
+_UPPER_BITS = (np.arange(1 << 16) >> 8).astype(np.uint8)
+"""(65536,): of 16 bits the upper eight, which is what browsers show, and what Pillow keeps of a colour's."""
 
 # The luminance table of the JPEG standard (Annex K), which libjpeg scales by its quality.
 _LUMINANCE = np.fromstring(
@@ -93,7 +93,7 @@ class Limits:
     Attributes:
         max_bytes: size of the encoded image.
         max_pixels: width times height.
-        max_side_px, min_side_px: of each side. Under 64 px there are too few patches to compare.
+        max_side_px, min_side_px: of each side; the least is 64 px, under which there are too few patches to compare.
         max_metadata_bytes: all that is in the file beside its pixels.
         max_scans: of a progressive JPEG; encoders make about ten.
         max_decode_s: from bytes to tiles, wall-clock; only where a decoder runs in a process of its own.
@@ -108,6 +108,10 @@ class Limits:
     max_scans: int = 100
     max_decode_s: float = 8.0
     max_decode_bytes: int = 464 << 20
+
+    def __post_init__(self):
+        if self.min_side_px < 64:
+            raise ValueError(f"min_side_px is {self.min_side_px}: under 64 px there are too few patches to compare")
 
     def check_bytes(self, size_bytes: int) -> None:
         """Raises ImageError for an encoded image that is empty or too large."""
@@ -127,9 +131,6 @@ class Limits:
             raise ImageError(ErrorCode.SIDE_TOO_LONG, f"{size}: at most {self.max_side_px} px a side are decoded")
         if width_px * height_px > self.max_pixels:
             raise ImageError(ErrorCode.TOO_MANY_PIXELS, f"{size}: at most {self.max_pixels:,} pixels are decoded")
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,15 @@ class DecodedImage:
         return Image.fromarray(self.pixels)
 
 
-def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
-    """Decodes an image: the frame or page that is shown first, upright, transparency on white, 16 bits scaled to 8.
+def decode(content: bytes, limits: Limits | None = None) -> DecodedImage:
+    """Decodes an image: the frame or page that is shown first, upright, transparency on white, the upper 8 bits of 16.
 
     Colour profiles and a PNG's gamma are not applied: the detector reads what the file holds, not what a screen would
     show. Time and memory of a decoder are bounded by `mdmf_ops.detector.isolation`, not here.
 
     Args:
         content: the encoded image.
-        limits: what is refused before decoding.
+        limits: what is refused before decoding; None is the default of each.
 
     Raises:
         ImageError: with the code of what is wrong, for whatever content.
@@ -205,6 +206,7 @@ def decode(content: bytes, limits: Limits = DEFAULT_LIMITS) -> DecodedImage:
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half an image would be scored; leave it off")
+    limits = limits or Limits()
     limits.check_bytes(len(content))
     plugin = _find_plugin(content)
     with _image_errors(content):
@@ -294,7 +296,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip at 255.
         wide = np.asarray(image)
         transparent = image.info.get("transparency")
-        image = Image.fromarray(image.info.get("levels", _WIDE_TO_BYTE)[wide])
+        image = Image.fromarray(image.info.get("levels", _UPPER_BITS)[wide])
         if isinstance(transparent, int):
             image.putalpha(Image.fromarray(wide != transparent).convert("L"))
     if image.has_transparency_data:

@@ -30,7 +30,7 @@ MAX_REPLY_BYTES = 1 << 12
 """A pipe takes a reply whole, and several: a decoder never waits for its parent."""
 
 DESCRIPTION = ("width_px", "height_px", "image_format", "jpeg_quality", "decode_us")
-"""Of an image, in a reply."""
+"""What a reply says of an image; how its tiles lie follows from its size."""
 
 _PIECE_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
 """Pixels of a megapixel stay with the process, and so much in all; what is larger goes back to the system."""
@@ -50,7 +50,7 @@ def main(fd: int, geometry: TileGeometry) -> None:
     os.close(fd)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     try:
-        send(replies, {"ready": True})
+        _send(replies, {"ready": True})
     except BrokenPipeError:  # whoever asked for it is gone
         os._exit(0)
     # From here on whatever a C library prints about a hostile file goes nowhere.
@@ -68,20 +68,15 @@ def main(fd: int, geometry: TileGeometry) -> None:
         try:
             tiled = _decode(content, limits, geometry, held_bytes, shared[slot])
         except ImageError as error:
-            send(replies, {"error": error.code.value, "message": error.message})
+            _send(replies, {"error": error.code.value, "message": error.message})
         except MemoryError:
-            send(replies, {"error": ErrorCode.OUT_OF_MEMORY.value, "message": "not enough memory for the tiles"})
+            _send(replies, {"error": ErrorCode.OUT_OF_MEMORY.value, "message": "not enough memory for the tiles"})
         else:
-            send(replies, describe(tiled))
+            _send(replies, {name: getattr(tiled, name) for name in DESCRIPTION})
         content = tiled = None
         if (held_bytes := _data_bytes()) > idle_bytes + _KEPT_BYTES:
             give_back_memory()
             held_bytes = _data_bytes()
-
-
-def describe(tiled: TiledImage) -> dict[str, Any]:
-    """What a reply says of an image; how its tiles lie follows from its size."""
-    return {name: getattr(tiled, name) for name in DESCRIPTION}
 
 
 @functools.lru_cache(1)
@@ -95,7 +90,7 @@ def _read_request(text: bytes) -> Limits:
     return Limits(**json.loads(text))
 
 
-def send(replies: BinaryIO, message: dict[str, Any]) -> None:
+def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
     """Writes one reply."""
     text = json.dumps(message).encode()
     replies.write(REPLY_HEAD.pack(len(text)) + text)

@@ -26,10 +26,10 @@ class ErrorCode(str, Enum):
     """A side is under `Limits.min_side_px`: too few patches to compare."""
     UNSUPPORTED_FORMAT = "unsupported_format"
     """The content is none of the formats that are read, whatever its name says; or its first picture is only a smaller
-    copy of another, or a part of it."""
+    copy of another, or not the one that its animation begins with."""
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     """An image, but of pixels that are not read: floating point, 32-bit, CIE Lab, JPEGs of 12 bits or lossless,
-    BMPs of colours in scattered bits."""
+    BMPs in run lengths or of colours in scattered bits."""
     TRUNCATED = "truncated"
     """The file ends before the image does, or holds too few data for its pixels: fetch it again."""
     CORRUPT = "corrupt"

@@ -43,8 +43,8 @@ _PIPE_BYTES = 1 << 20
 """Of the pipe to a decoder: half of it holds small images that wait for it."""
 
 _FEW = 2
-"""A decoder that has no more images than that is asked for as many as it may have: it and who takes its tiles share a
-core and its caches, and to change places for each image takes a tenth of the time of one of 400 px."""
+"""A decoder with so many images before it, or fewer, is given as many as it may have. It shares a core with the scorer:
+to change places for each image takes a tenth of the time of one of 400 px."""
 
 # All of our environment that a decoder gets: no credentials, no tokens.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
@@ -67,7 +67,7 @@ class _LostError(Exception):
 
 @contextlib.contextmanager
 def _lost() -> Iterator[None]:
-    """What goes wrong between the two is a lost process."""
+    """Whatever goes wrong in talking to a process means that it is lost."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

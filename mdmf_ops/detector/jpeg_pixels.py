@@ -9,24 +9,24 @@ which there are three columns or rows to one of luma, and the like. There missin
 import hashlib
 import io
 import re
+from itertools import takewhile
 
 import numpy as np
 import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.pieces import EXIF_NAME, JPEG_APP1, JPEG_END, JPEG_SCAN, JPEG_START, Piece, jpeg_segments
+from mdmf_ops.detector.pieces import EXIF_NAME, JPEG_APP1, JPEG_END, JPEG_SCAN, Piece, jpeg_segments
 
 _COLOURS = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 """What libjpeg is asked for, by Pillow's mode of the image."""
 
-# libjpeg's warnings that say that pixels are wrong, and those that are of an odd but whole file.
+# libjpeg's warnings that data are missing, and those of an odd but whole file: stray bytes before a restart mark would
+# be a part of its data. All others are of damage.
 _TRUNCATED = re.compile("premature end", re.IGNORECASE)
-_DAMAGED = re.compile(
-    "bad Huffman code|bad arithmetic code|instead of RST|extraneous bytes before marker 0xd[0-7]", re.IGNORECASE
-)
 _HARMLESS = re.compile(
-    "extraneous bytes before marker|inconsistent progression sequence|invalid SOS parameters for sequential",
+    "extraneous bytes before marker (?!0xd[0-7])|inconsistent progression sequence"
+    "|invalid SOS parameters for sequential",
     re.IGNORECASE,
 )
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -109,8 +109,6 @@ def decode_jpeg(image: PlainJpeg) -> np.ndarray | JpegImageFile:
         warning = str(error)
         if lacks_end or _TRUNCATED.search(warning) or _is_padded(warning, content):
             raise ImageError(ErrorCode.TRUNCATED, f"the JPEG's data end before its image does: {warning}") from error
-        if _DAMAGED.search(warning):
-            raise ImageError(ErrorCode.CORRUPT, warning) from error
         if not _HARMLESS.search(warning):
             raise
         # Told to go on, simplejpeg is silent about all that follows: missing data, and errors, for which it gives
@@ -175,27 +173,25 @@ def _filled(content: bytes) -> bytes:
     Raises ImageError for restart marks that are not in turn: what is missing between two is not asked for.
     """
     view, parts, position, in_scan = memoryview(content), [], 0, False
-    for marker, start, end in jpeg_segments(content):
+    for segment in jpeg_segments(content):
         if in_scan:
-            begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
-            scan = view[position:begin]
+            scan = view[position : segment.marker_start]
             restarts = b"".join(_RESTART.findall(scan))
             if not (_RESTARTS * (1 + len(restarts) // 8)).startswith(restarts):
                 raise ImageError(ErrorCode.CORRUPT, "the JPEG's restart marks are not in turn")
             following = bytes([0xFF, _RESTARTS[len(restarts) % 8]])
             data = _MARK.sub(lambda mark: _FILLING + mark[0], scan).rstrip(b"\xff")
             parts += data, _FILLING, following, _FILLING
-            position = begin
-        if in_scan := marker == JPEG_SCAN:
-            parts.append(view[position:end])
-            position = end
+            position = segment.marker_start
+        if in_scan := segment.kind == JPEG_SCAN:
+            parts.append(view[position : segment.end])
+            position = segment.end
     return b"".join([*parts, view[position:]])
 
 
 def _check_scans(content: bytes) -> None:
-    """Raises ImageError for a kind of JPEG that libjpeg does not decode, and for one that lacks its last scans.
-
-    Those would give a component, the finest bits, or luma's detail.
+    """Raises ImageError for a kind of JPEG that libjpeg does not decode, and for one that lacks its last scans: a
+    component, the finest bits, or the detail of luma. libjpeg does not warn of that.
     """
     components: dict[int, list[int]] = {}  # by id: of each of its 64 coefficients the lowest bit that a scan gave
     progressive, kinds = False, set()
@@ -229,15 +225,15 @@ def _plain(content: bytes, pieces: list[Piece]) -> bytes:
     view, parts, position, in_head = memoryview(content), [content[:2]], 2, True
     frames = (content[start:end] for marker, start, end in pieces if marker in (*_SEQUENTIAL, *_PROGRESSIVE))
     components = next((frame[5] for frame in frames if len(frame) > 5), 0)
-    for marker, start, end in pieces:
-        begin = start - (2 if marker in (JPEG_START, JPEG_END) else 4)
+    for piece in pieces:
+        marker, start, end = piece
         if not in_head:
-            parts.append(view[position:begin])  # of a scan
+            parts.append(view[position : piece.marker_start])  # of a scan
         if marker in (_JFIF, _ADOBE) and (colours := _plain_colours(marker, content[start:end], components)):
-            parts += view[begin:start], colours
+            parts += view[piece.marker_start : start], colours
         # Behind the first scan all stays: amid data it ends them. So does what is cut off: it is an error.
         elif marker not in _METADATA or not in_head or end > len(content):
-            parts.append(view[begin:end])
+            parts.append(view[piece.marker_start : end])
         position, in_head = end, in_head and marker != JPEG_SCAN
     plain = b"".join([*parts, view[position:]])
     return content if plain == content else plain  # no second copy while it is decoded
@@ -256,15 +252,12 @@ def _plain_colours(marker: int, segment: bytes, components: int) -> bytes:
 
 def _exif(content: bytes, pieces: list[Piece]) -> bytes:
     """EXIF of the head, put together; nothing where there is none."""
-    parts = []
-    for marker, start, end in pieces:
-        if marker == JPEG_SCAN:
-            break
-        if marker == JPEG_APP1 and content.startswith(EXIF_NAME, start):
-            parts.append(content[start + len(EXIF_NAME) : end])
+    head = takewhile(lambda piece: piece.kind != JPEG_SCAN, pieces)
+    exif = (piece for piece in head if piece.kind == JPEG_APP1 and content.startswith(EXIF_NAME, piece.start))
+    parts = [content[piece.start + len(EXIF_NAME) : piece.end] for piece in exif]
     return EXIF_NAME + b"".join(parts) if parts else b""
 
 
 def _is_padded(warning: str, content: bytes) -> bool:
     extraneous = _EXTRANEOUS.search(warning)
-    return bool(extraneous and int(extraneous[1]) >= _PADDING_BYTES and bytes(_PADDING_BYTES) + b"\xff\xd9" in content)
+    return bool(extraneous and int(extraneous[1]) >= _PADDING_BYTES and bytes(_PADDING_BYTES) + _END in content)

@@ -12,7 +12,6 @@ from mdmf_ops.detector.pieces import (
     JPEG_COMMENT,
     JPEG_END,
     JPEG_SCAN,
-    JPEG_START,
     boxes,
     gif_blocks,
     jpeg_segments,
@@ -53,14 +52,16 @@ def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
     """Bytes of metadata in each piece of a file, and whether the piece begins a scan of a JPEG."""
     if content.startswith(b"\xff\xd8"):
         position, in_head = 2, True
-        for marker, start, end in jpeg_segments(content):
+        for segment in jpeg_segments(content):
+            marker = segment.kind
             if in_head and marker == JPEG_END:
                 # A reader that goes on behind it would read what is not counted here.
                 raise ImageError(ErrorCode.CORRUPT, "a JPEG that ends before its first scan")
             if in_head:
-                yield from _strays(start - (2 if marker == JPEG_START else 4) - position)
-            yield end - start if 0xE0 <= marker <= 0xEF or marker == JPEG_COMMENT else 0, marker == JPEG_SCAN
-            position, in_head = end, in_head and marker != JPEG_SCAN
+                yield from _strays(segment.marker_start - position)
+            is_metadata = 0xE0 <= marker <= 0xEF or marker == JPEG_COMMENT
+            yield segment.size_bytes if is_metadata else 0, marker == JPEG_SCAN
+            position, in_head = segment.end, in_head and marker != JPEG_SCAN
         if in_head:
             yield from _strays(len(content) - position)
     elif content.startswith(b"\x89PNG"):

@@ -38,6 +38,11 @@ class Piece(NamedTuple):
         """Of its data."""
         return self.end - self.start
 
+    @property
+    def marker_start(self) -> int:
+        """Of a JPEG's segment: where its marker stands."""
+        return self.start - (2 if self.kind in (JPEG_START, JPEG_END) else 4)
+
 
 class Entry(NamedTuple):
     """One entry of a TIFF directory.

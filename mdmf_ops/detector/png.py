@@ -1,14 +1,12 @@
 """The picture of a PNG as browsers show it, without what else its file holds.
 
-Pillow fails for damage to texts, profiles and resolutions, of which no pixel is made, and reads the picture that an
-animation keeps for those who do not know animations.
+Pillow fails for damage to texts, profiles and resolutions, of which no pixel is made.
 """
 
 import io
 import struct
 import zlib
-from collections.abc import Iterable
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 
 from PIL.PngImagePlugin import PngImageFile
 
@@ -26,9 +24,6 @@ _TRANSPARENT_BYTES = {_GREY: 2, _COLOUR: 6}
 
 _MAX_COLOURS, _MAX_FRAMES = 256, (1 << 31) - 1
 
-_FRAME = struct.Struct(">IIIII6x")
-"""A frame's number, width, height and place, as fcTL has them."""
-
 
 class PlainPng(PngImageFile):
     """A PNG of which Pillow opens nothing but the picture that is shown. Orientation is EXIF's alone.
@@ -44,7 +39,7 @@ class PlainPng(PngImageFile):
 
 
 def _plain(content: bytes) -> tuple[bytes, bytes]:
-    """A PNG of nothing but the picture that is shown, of an animation its first frame; and the EXIF block, or nothing.
+    """A PNG of nothing but its picture, and the EXIF block, or nothing.
 
     It ends as the file does: without an end mark where that has none. Damage to what pixels are made of is left in it,
     except that browsers leave out a tRNS that is no good.
@@ -53,8 +48,8 @@ def _plain(content: bytes) -> tuple[bytes, bytes]:
         content: the whole file, of not too many chunks.
 
     Raises:
-        ImageError: the first frame of an animation does not fill the picture.
-        ValueError: that frame is not in the file, or not one IHDR at its start.
+        ImageError: an animation's first frame is another picture: who knows animations never shows this one.
+        ValueError: it does not begin with its IHDR, or has another.
     """
     view, chunks = memoryview(content), list(png_chunks(content))
     if len(content) < _HEAD_BYTES or [n for n, chunk in enumerate(chunks) if chunk.kind == b"IHDR"] != [0]:
@@ -69,13 +64,10 @@ def _plain(content: bytes) -> tuple[bytes, bytes]:
             found[chunk.kind] = chunk
     if b"tRNS" in found:
         parts.append(_chunk(b"tRNS", _transparency(content, found[b"tRNS"])))
-    if b"acTL" in found and b"fcTL" not in found:
-        parts += _first_frame(content, chunks[first:])
-    else:
-        if b"acTL" in found and not _fills(content, found[b"fcTL"]):
-            raise ValueError("the first frame of an animation is not as large as its picture")
-        run = list(takewhile(lambda chunk: chunk.kind == b"IDAT", chunks[first:]))
-        parts += [view[chunk.start - 8 : chunk.end + 4] for chunk in run]
+    data = list(takewhile(lambda chunk: chunk.kind == b"IDAT", chunks[first:]))
+    if data and b"acTL" in found and b"fcTL" not in found:
+        raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, "an animation that does not begin with the file's picture")
+    parts += [view[chunk.start - 8 : chunk.end + 4] for chunk in data]
     if chunks[-1].kind == b"IEND":
         parts.append(_chunk(b"IEND", b""))
     plain = b"".join(parts)
@@ -104,37 +96,12 @@ def _is_good(content: bytes, chunk: Piece, has_palette: bool) -> bool:
 
 
 def _transparency(content: bytes, chunk: Piece) -> bytes:
-    """What tRNS holds, for Pillow, which makes 8 bits of 2 and 4, and of 16 of a colour, and leaves the transparent one
-    as it was."""
+    """What tRNS holds, in 8 bits where Pillow decodes to 8: grey of 2 and 4 bits, and colours of 16. It leaves the
+    transparent shade as it was.
+    """
     depth, colour = content[24:26]
     if colour == _GREY and depth in (2, 4):
         return struct.pack(">H", content[chunk.start + 1] * 255 // ((1 << depth) - 1))
     if colour == _COLOUR and depth == 16:  # all colours that become the same one
         return struct.pack(">HHH", *content[chunk.start : chunk.start + 6 : 2])
     return content[chunk.start : chunk.end]
-
-
-def _fills(content: bytes, control: Piece) -> bool:
-    """Whether an animation's first frame is as large as its picture. Raises ValueError for what is no first frame."""
-    if control.size_bytes != _FRAME.size:
-        raise ValueError("an animation with a frame of no size")
-    number, *frame = _FRAME.unpack_from(content, control.start)
-    if number:
-        raise ValueError("an animation whose pieces are out of order")
-    return frame == [*struct.unpack_from(">II", content, 16), 0, 0]
-
-
-def _first_frame(content: bytes, chunks: Iterable[Piece]) -> list[bytes | memoryview]:
-    """The first frame of an animation of which the picture before it is no part, as a picture's data."""
-    view, parts = memoryview(content), []
-    rest = dropwhile(lambda chunk: chunk.kind != b"fcTL", chunks)
-    control = next(rest, None)
-    if control is None or not _is_good(content, control, has_palette=False):
-        raise ValueError("an animation without its first frame")
-    if not _fills(content, control):
-        raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, "an animation whose first frame does not fill the picture")
-    for number, (_, start, end) in enumerate(takewhile(lambda chunk: chunk.kind == b"fdAT", rest), start=1):
-        if end - start < 4 or content[start : start + 4] != struct.pack(">I", number):
-            raise ValueError("an animation whose pieces are out of order")
-        parts += [struct.pack(">I", end - start - 4) + b"IDAT", view[start + 4 : end], bytes(4)]
-    return parts

@@ -34,7 +34,7 @@ class PlainTiff(TiffImageFile):
         """Called by Pillow when pixels are decoded."""
         self._size = self.im.size  # not as they are shown
         if self.mode.startswith("I;16"):
-            white = (1 << self.tag_v2[_BITS][0]) - 1
-            levels = ((np.arange(white + 1) * 255 + white // 2) // white).astype(np.uint8)
+            bits = self.tag_v2[_BITS][0]
+            levels = (np.arange(1 << bits) >> (bits - 8)).astype(np.uint8)
             is_negative = self.tag_v2.get(_PHOTOMETRIC, _WHITE_IS_ZERO) == _WHITE_IS_ZERO
             self.info["levels"] = 255 - levels if is_negative else levels

@@ -28,6 +28,9 @@ _INFLATED_BYTES = 1 << 16
 _STRIPS = ((273, 279), (324, 325))
 """Tags of a TIFF that hold offsets and sizes of strips, and of tiles."""
 
+_CLOSED = ("jpeg", "tiff_adobe_deflate", "tiff_deflate")
+"""How a TIFF's strips are packed that end in a mark or a checksum, and in no zeros."""
+
 _ZEROS_BYTES = 16
 """So many zeros at the end of compressed data are those of a download that was never finished, or need a look."""
 
@@ -43,11 +46,14 @@ def lacks_end(image: ImageFile, content: bytes) -> bool:
         return _ends_in_zeros(content)
     if image.format == "TIFF":
         # libtiff would refuse it too, but as damaged, and on the error output of the process.
-        tags = image.tag_v2
+        tags, is_closed = image.tag_v2, image.info["compression"] in _CLOSED
         for offsets, sizes in _STRIPS:
-            strips = zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False)
-            if any(not offset or offset + size > len(content) for offset, size in strips):  # or left out
-                return True
+            for start, size_bytes in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+                end = start + size_bytes
+                if not start or end > len(content):  # left out, or cut off
+                    return True
+                if is_closed and content.endswith(bytes(_ZEROS_BYTES), start, end):
+                    return True
         # Of fewer than there should be Pillow leaves the rest black.
         found = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
         return 0 < found < image.width * image.height

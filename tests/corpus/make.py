@@ -270,9 +270,13 @@ def animated() -> Iterator[Case]:
         content = encode(frames[0], image_format, save_all=True, append_images=frames[1:])
         yield f"animated.{image_format.lower()}", content, SCORED
     yield "animation-of-nothing.png", flat_png(64, 64, before=chunk(b"acTL", bytes(8))), SCORED
-    yield "2-to-31-frames.png", flat_png(64, 64, before=chunk(b"acTL", b"\x7f\xff\xff\xff" + bytes(4))), "corrupt"
+    yield (
+        "2-to-31-frames.png",
+        flat_png(64, 64, before=chunk(b"acTL", b"\x7f\xff\xff\xff" + bytes(4))),
+        "unsupported_format",
+    )
     control = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 60_000, 60_000, 0, 0, 1, 1, 0, 0))
-    yield "frame-beyond.png", flat_png(64, 64, before=chunk(b"acTL", b"\0\0\0\1" + bytes(4)) + control), "corrupt"
+    yield "frame-beyond.png", flat_png(64, 64, before=chunk(b"acTL", b"\0\0\0\1" + bytes(4)) + control), SCORED
 
 
 def cases() -> Iterator[Case]:

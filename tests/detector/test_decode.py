@@ -14,6 +14,7 @@ from formats import (
     LOSSY,
     PNG_END,
     RGB,
+    WIDE,
     chunk,
     damaged,
     encode_gif,
@@ -28,8 +29,6 @@ from formats import (
 from PIL import Image
 
 from mdmf_ops.detector import ErrorCode, avif, decode
-
-WIDE = np.random.default_rng(2).integers(0, 1 << 16, (96, 128), dtype=np.uint16)
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
@@ -72,8 +71,8 @@ def test_a_palette_gives_its_colours(name):
 
 
 @pytest.mark.parametrize("name", ["png", "tiff", "tiff deflate"])
-def test_16_bits_are_scaled_not_clipped(name):
-    expected = np.rint(WIDE.astype(np.float64) / 257).astype(np.uint8)
+def test_of_16_bits_the_upper_eight_are_read(name):
+    expected = (WIDE >> 8).astype(np.uint8)
     np.testing.assert_array_equal(decode(save(WIDE, name)).pixels, grey_to_rgb(expected))
 
 
@@ -82,17 +81,20 @@ def test_16_bits_of_either_byte_order_are_the_same():
     np.testing.assert_array_equal(decode(save(big, "tiff")).pixels, decode(save(WIDE, "tiff")).pixels)
 
 
-def test_16_bits_a_channel_are_scaled():
-    wide = np.random.default_rng(3).integers(0, 1 << 16, (96, 128, 3)).astype(">u2")
-    pixels = decode(png(128, 96, 16, 2, [row.tobytes() for row in wide])).pixels
-    assert np.abs(pixels - wide / 257.0).max() <= 1
+def test_a_shade_of_16_bits_is_the_same_whether_grey_or_a_colour():
+    shades = np.arange(1 << 16, dtype=">u2").reshape(256, 256)
+    grey, colour = (
+        png(256, 256, 16, kind, [row.repeat(n).tobytes() for row in shades]) for kind, n in ((0, 1), (2, 3))
+    )
+    np.testing.assert_array_equal(decode(colour).pixels, grey_to_rgb((shades >> 8).astype(np.uint8)))
+    np.testing.assert_array_equal(decode(grey).pixels, decode(colour).pixels)
 
 
 def test_a_transparent_shade_of_16_bits_is_white():
     shades = np.random.default_rng(4).integers(1000, 1004, (96, 128)).astype(">u2")
     transparent = chunk(b"tRNS", struct.pack(">H", 1002))
     pixels = decode(png(128, 96, 16, 0, [row.tobytes() for row in shades], transparent)).pixels
-    np.testing.assert_array_equal(pixels, grey_to_rgb(np.where(shades == 1002, 255, 4).astype(np.uint8)))
+    np.testing.assert_array_equal(pixels, grey_to_rgb(np.where(shades == 1002, 255, 3).astype(np.uint8)))
 
 
 def grey_tiff(data, bits, photometric, **more):
@@ -104,12 +106,12 @@ def grey_tiff(data, bits, photometric, **more):
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + data
 
 
-def test_12_bits_are_scaled():
+def test_of_12_bits_the_upper_eight_are_read():
     shades = WIDE >> 4
     pairs = shades.reshape(-1, 2).astype(np.uint32)
     packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").tobytes()
     data = b"".join(packed[at + 1 : at + 4] for at in range(0, len(packed), 4))
-    expected = np.rint(shades * (255 / 4095)).astype(np.uint8)
+    expected = (shades >> 4).astype(np.uint8)
     np.testing.assert_array_equal(decode(grey_tiff(data, 12, 1)).pixels, grey_to_rgb(expected))
 
 
@@ -117,7 +119,7 @@ def test_12_bits_are_scaled():
 def test_a_negative_tiff_is_a_positive_picture(bits):
     shades = WIDE >> (16 - bits)
     data = (((1 << bits) - 1) - shades).astype(f"<u{bits // 8}").tobytes()
-    expected = np.rint(shades * (255 / ((1 << bits) - 1))).astype(np.uint8)
+    expected = (shades >> (bits - 8)).astype(np.uint8)
     np.testing.assert_array_equal(decode(grey_tiff(data, bits, 0)).pixels, grey_to_rgb(expected))
 
 
@@ -387,66 +389,12 @@ def test_a_bmp_whose_palette_is_greys_alone_is_of_as_many_bits_as_it_says(bits, 
     np.testing.assert_array_equal(decode(content).pixels, colours[indices])
 
 
-COLOURS = np.random.default_rng(9).integers(0, 256, (256, 3))
-
-
-def run_lengths(indices, bits, longest):
-    """A run for each two that are alike, those between as they are; (H, W) from the bottom."""
-
-    def packed(some):
-        if bits == 8:
-            return bytes(some)
-        return bytes(first << 4 | second for first, second in zip(some[::2], [*some[1::2], 0], strict=False))
-
-    data = b""
-    for row in indices.tolist():
-        while row:
-            alike = next((i for i, index in enumerate(row) if index != row[0]), len(row))
-            several = row[: longest if alike == 1 else min(alike, 255)]
-            if alike > 1 or len(several) < 3:
-                count = alike if alike > 1 else 1
-                data += bytes([count]) + (bytes([row[0] * 17]) if bits == 4 else bytes([row[0]]))
-                row = row[count:]
-            else:
-                literal = packed(several)
-                data += bytes([0, len(several)]) + literal + bytes(len(literal) % 2)
-                row = row[len(several) :]
-        data += b"\0\0"
-    return data
-
-
-@pytest.mark.parametrize("longest", [2, 3, 4, 5, 13, 64, 65])
+@pytest.mark.parametrize("height", [70, -70])
 @pytest.mark.parametrize(("bits", "packing"), [(4, 2), (8, 1)])
-def test_run_lengths_of_a_bmp_give_every_pixel(bits, packing, longest):
-    indices = np.random.default_rng(10).integers(0, 1 << bits, (70, 65))
-    indices[10:20, 20:50] = 7
-    data, colours = run_lengths(indices[::-1], bits, longest), COLOURS[: 1 << bits]
-    for end in (b"\0\1", b"", b"\0\1" + bytes(50_000)):
-        np.testing.assert_array_equal(
-            decode(bmp_of_indices(bits, packing, data + end, colours)).pixels, colours[indices]
-        )
-    upright = bmp_of_indices(bits, packing, run_lengths(indices, bits, longest), colours, height=-70)
-    np.testing.assert_array_equal(decode(upright).pixels, colours[indices])
-    for missing in (4, len(data) // 2):
-        cut = data[:-missing]
-        assert error_of(bmp_of_indices(bits, packing, cut, colours)).code is ErrorCode.TRUNCATED
-    rows = run_lengths(indices[:0:-1], bits, longest)  # but one
-    np.testing.assert_array_equal(
-        decode(bmp_of_indices(bits, packing, rows + b"\0\1", colours)).pixels[1:], colours[indices][1:]
-    )
-    few = run_lengths(indices[:1:-1], bits, longest)  # but two
-    assert error_of(bmp_of_indices(bits, packing, few + b"\0\1", colours)).code is ErrorCode.CORRUPT
-
-
-def test_what_run_lengths_of_a_bmp_leave_out_is_black():
-    # Five px, two rows up and ten px on, then three px; a row that ends early, and another that is too long.
-    data = b"\5\1" + b"\0\2\x0a\2" + b"\3\2" + b"\0\0" + b"\xff\3" + b"\0\0" * 66 + b"\0\1"
-    pixels = decode(bmp_of_indices(8, 1, data, COLOURS)).pixels[::-1]
-    expected = np.zeros((70, 65, 3))
-    expected[0, :5], expected[2, 15:18], expected[3] = COLOURS[1], COLOURS[2], COLOURS[3]
-    np.testing.assert_array_equal(pixels, expected)
-    for astray in (b"\0\2\x42\0", b"\0\2\0\x47", b"\5\1\0\2\x3d\0", b"\5\1\0\2\0\x46"):
-        assert error_of(bmp_of_indices(8, 1, astray + data, COLOURS)).code is ErrorCode.CORRUPT
+def test_run_lengths_of_a_bmp_are_not_read_and_not_called_damaged(bits, packing, height):
+    data = b"\x41\x22\0\0" * 70 + b"\0\1"  # one run of 65 px a row
+    error = error_of(bmp_of_indices(bits, packing, data, RAMP, height=height))
+    assert error.code is ErrorCode.UNSUPPORTED_PIXELS and "run-length" in error.message
 
 
 # CMYK.
@@ -519,7 +467,6 @@ def images_by_mode():
     ("name", "modes"),
     [
         ("png", ["RGB", "L", "RGBA", "LA", "P", "I;16"]),
-        ("webp", ["RGB", "RGBA"]),
         ("tiff", ["RGB", "RGBA", "P", "I;16", "CMYK"]),
         ("tiff lzw", ["RGB", "RGBA", "I;16"]),
         ("jpeg", ["RGB", "L", "CMYK"]),
@@ -581,7 +528,7 @@ def entry(tag, kind, count, value):
     return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
 
 
-@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("name", ["jpeg", "png"])
 @pytest.mark.parametrize(
     ("entries", "orientation"),
     [
@@ -633,6 +580,11 @@ def test_of_an_avif_no_exif_is_read(exif, is_animated):
 def test_an_avif_is_turned_by_its_own_boxes_whatever_its_exif_says():
     turned = avif_of_exif(b"II*\0\x08\0\0\0\1\0" + entry(0x0112, 3, 1, b"\6"))
     np.testing.assert_array_equal(decode(turned).pixels, decode(save(RGB, "avif")).pixels)
+
+
+def test_a_webp_is_not_turned():
+    # As browsers have it, whatever its EXIF says.
+    np.testing.assert_array_equal(decode(save(RGB, "webp", exif=with_orientation(6))).pixels, RGB)
 
 
 def test_an_avif_whose_exif_is_left_out_is_otherwise_what_it_was():
@@ -693,8 +645,8 @@ def test_canvas_that_a_webps_first_picture_leaves_open_is_white():
     np.testing.assert_array_equal(decode(larger).pixels, expected)
 
 
-def frame(number, height=96, width=128, left=0):
-    return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, left, 0, 1, 10, 0, 0))
+def frame(number):
+    return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, 128, 96, 0, 0, 1, 10, 0, 0))
 
 
 def frame_data(number, pixels):
@@ -709,11 +661,10 @@ HIDING = (FIRST, frame(0), frame_data(1, SECOND))
 @pytest.mark.parametrize(
     ("chunks", "shown"),
     [
-        ((ANIMATED, *HIDING), 255 - RGB),
-        ((ANIMATED, *HIDING, frame(2), frame_data(3, png_data(RGB))), 255 - RGB),
-        ((ANIMATED, FIRST, frame(0), frame_data(1, SECOND[:999]), frame_data(2, SECOND[999:])), 255 - RGB),
-        ((ANIMATED, chunk(b"acTL", bytes(8)), *HIDING), 255 - RGB),
-        ((ANIMATED, chunk(b"IDAT", b"not read"), *HIDING[1:]), 255 - RGB),
+        ((ANIMATED, *HIDING), ErrorCode.UNSUPPORTED_FORMAT),
+        ((ANIMATED, chunk(b"acTL", bytes(8)), *HIDING), ErrorCode.UNSUPPORTED_FORMAT),
+        ((ANIMATED, damaged(frame(0)), *HIDING), ErrorCode.UNSUPPORTED_FORMAT),
+        ((ANIMATED, FIRST), ErrorCode.UNSUPPORTED_FORMAT),
         ((ANIMATED, frame(0), FIRST, frame(1), frame_data(2, SECOND)), RGB),
         ((frame(0), ANIMATED, FIRST, frame(1), frame_data(2, SECOND)), RGB),
         (HIDING, RGB),
@@ -722,18 +673,9 @@ HIDING = (FIRST, frame(0), frame_data(1, SECOND))
         ((chunk(b"acTL", bytes(8)), *HIDING), RGB),
         ((chunk(b"acTL", struct.pack(">II", 1 << 31, 0)), *HIDING), RGB),
         ((chunk(b"acTL", b"\0\0\0\1"), *HIDING), RGB),
-        ((ANIMATED, FIRST), ErrorCode.CORRUPT),
-        ((ANIMATED, FIRST, frame(0)), ErrorCode.CORRUPT),
-        ((ANIMATED, FIRST, damaged(frame(0)), frame_data(1, SECOND)), ErrorCode.CORRUPT),
-        ((ANIMATED, FIRST, frame(5), frame_data(6, SECOND)), ErrorCode.CORRUPT),
-        ((ANIMATED, FIRST, frame(0), frame_data(7, SECOND)), ErrorCode.CORRUPT),
-        ((ANIMATED, frame(0, 90), FIRST), ErrorCode.CORRUPT),
-        ((ANIMATED, FIRST, frame(0), frame_data(1, SECOND[:999])), ErrorCode.TRUNCATED),
-        ((ANIMATED, FIRST, frame(0, 95), frame_data(1, SECOND)), ErrorCode.UNSUPPORTED_FORMAT),
-        ((ANIMATED, FIRST, frame(0, left=1), frame_data(1, SECOND)), ErrorCode.UNSUPPORTED_FORMAT),
     ],
 )
-def test_of_an_animated_png_the_frame_is_read_that_browsers_show_first(chunks, shown):
+def test_an_animated_png_is_read_where_its_picture_is_what_browsers_show_first(chunks, shown):
     content = png_of(png_head(RGB), *chunks, PNG_END)
     if isinstance(shown, ErrorCode):
         assert error_of(content).code is shown

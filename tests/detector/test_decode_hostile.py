@@ -148,6 +148,12 @@ def test_limits_count_to_the_pixel(name, no_decoding):
         decode(content, Limits(len(content), 200 * 150, 200, 150))
 
 
+@pytest.mark.parametrize("side_px", [63, 0, -1])
+def test_a_least_side_of_too_few_patches_is_no_limit(side_px):
+    with pytest.raises(ValueError, match=f"min_side_px is {side_px}"):
+        Limits(min_side_px=side_px)
+
+
 def test_an_image_at_the_default_limits_is_decoded():
     assert decode(encode(photo(1, 64, 64), "PNG")).image.size == (64, 64)
     assert error_of(encode(photo(1, 63, 640), "PNG")).code is ErrorCode.TOO_SMALL

@@ -140,6 +140,12 @@ def test_an_animation_cut_anywhere_gives_its_whole_first_picture_or_an_error(nam
     assert errors > 20
 
 
+def test_an_animated_png_that_is_cut_before_its_first_frame_is_called_cut():
+    content = ANIMATIONS["png"]
+    for length in range(content.index(b"acTL"), content.index(b"IDAT")):
+        assert error_of(content[:length]).code is ErrorCode.TRUNCATED
+
+
 @pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "png", "gif"])
 def test_a_download_that_ends_in_zeros_is_an_error(name):
     content = CONTENTS[name]
@@ -261,6 +267,13 @@ def test_a_file_of_full_length_whose_end_was_never_written_is_an_error(name):
     for length in np.linspace(len(content) // 2, len(content) - 200, 20, dtype=int):
         padded = content[:length] + bytes(len(content) - length)
         assert error_of(padded).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT), f"{length} of {len(content)} bytes"
+
+
+@pytest.mark.parametrize("name", [f"strip{s} first {p}" for s in ("", "s") for p in ("jpeg", "tiff_adobe_deflate")])
+def test_a_strip_of_a_tiff_whose_end_was_never_written_is_an_error(name):
+    content = CONTENTS[name]
+    for missing in range(20, 2000, 60):
+        assert error_of(content[:-missing] + bytes(missing)).code in (ErrorCode.TRUNCATED, ErrorCode.CORRUPT)
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
