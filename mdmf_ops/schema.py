@@ -20,6 +20,7 @@ VERDICTS = ("likely_ai", "uncertain", "likely_real")
 
 _TEXT = pa.string()
 _WORD = pa.dictionary(pa.int32(), pa.string())
+_TIME = pa.timestamp("us", tz="UTC")
 _TILE = pa.struct(
     [pa.field(name, pa.int32(), nullable=False) for name in ("top_px", "left_px", "height_px", "width_px")]
 )
@@ -37,26 +38,18 @@ SCHEMA = pa.schema(
     [
         _always("row_id", _TEXT, "hash of image content (or uri, where there is none) and detector_id"),
         _always("run_id", _TEXT, "which scan"),
-        _always("scanned_at", pa.timestamp("us", tz="UTC"), "when the image was scored or found to fail"),
+        _always("scanned_at", _TIME, "when the image was scored or found to fail"),
         _field("decode_us", pa.int32(), "from bytes to pixels, in microseconds; null where not scored"),
         _field("score_us", pa.int32(), "from pixels to score, in microseconds; null where not scored"),
         _always("image_uri", _TEXT, "what was read: absolute path or URI"),
         _field("image_generation", pa.int64(), "generation of the object that was read; null for local files"),
         _field("image_bytes", pa.int64(), "encoded size in bytes, as listed where it was not read; null where unknown"),
-        _field(
-            "image_modified_at",
-            pa.timestamp("us", tz="UTC"),
-            "when the file or the object's generation was written; null where unknown",
-        ),
+        _field("image_modified_at", _TIME, "when the file or the object's generation was written; null where unknown"),
         _field("image_sha256", _TEXT, "SHA-256 of the encoded bytes in hex; null where they were not read"),
         _field("image_format", _WORD, "JPEG, PNG, ...: by content; null where it could not be decoded"),
         _field("width_px", pa.int32(), "of the upright image, in pixels"),
         _field("height_px", pa.int32(), "of the upright image, in pixels"),
-        _field(
-            "jpeg_quality",
-            pa.int16(),
-            "1-100, estimated from the quantisation table; null where not JPEG-like",
-        ),
+        _field("jpeg_quality", pa.int16(), "1-100, estimated from the quantisation table; null where not JPEG-like"),
         _always("status", _WORD, "scored or failed"),
         _field("error_code", _WORD, "why it failed, of a closed list; null where scored"),
         _field("error_message", _TEXT, "the failure in words; null where scored"),

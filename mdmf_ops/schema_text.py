@@ -17,30 +17,30 @@ _OUTPUT = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^*?'\"\\`\s/]+)*")
 _NEWEST = "PARTITION BY image_uri ORDER BY scanned_at DESC, run_id DESC"
 
 
-def logical_type(type_: pa.DataType) -> str:
+def _logical_type(type_: pa.DataType) -> str:
     """A type as a reader sees it: how text is encoded in the file does not matter to them."""
     if pa.types.is_dictionary(type_):
-        return logical_type(type_.value_type)
+        return _logical_type(type_.value_type)
     if pa.types.is_struct(type_):
-        return f"struct<{', '.join(f'{field.name}: {logical_type(field.type)}' for field in type_)}>"
+        return f"struct<{', '.join(f'{field.name}: {_logical_type(field.type)}' for field in type_)}>"
     if pa.types.is_map(type_):
-        return f"map<{logical_type(type_.key_type)}, {logical_type(type_.item_type)}>"
+        return f"map<{_logical_type(type_.key_type)}, {_logical_type(type_.item_type)}>"
     if pa.types.is_list(type_):
-        return f"list<{logical_type(type_.value_type)}>"
+        return f"list<{_logical_type(type_.value_type)}>"
     return {"float": "float32", "timestamp[us, tz=UTC]": "timestamp[us, UTC]"}.get(str(type_), str(type_))
 
 
-def bigquery_type(type_: pa.DataType) -> str:
+def _bigquery_type(type_: pa.DataType) -> str:
     """The type that BigQuery gives a column of a Parquet file, lists inferred."""
     if pa.types.is_dictionary(type_):
-        return bigquery_type(type_.value_type)
+        return _bigquery_type(type_.value_type)
     if pa.types.is_struct(type_):
-        return f"STRUCT<{', '.join(f'{field.name} {bigquery_type(field.type)}' for field in type_)}>"
+        return f"STRUCT<{', '.join(f'{field.name} {_bigquery_type(field.type)}' for field in type_)}>"
     if pa.types.is_map(type_):
-        key, value = bigquery_type(type_.key_type), bigquery_type(type_.item_type)
+        key, value = _bigquery_type(type_.key_type), _bigquery_type(type_.item_type)
         return f"STRUCT<key_value ARRAY<STRUCT<key {key}, value {value}>>>"
     if pa.types.is_list(type_):
-        return f"ARRAY<{bigquery_type(type_.value_type)}>"
+        return f"ARRAY<{_bigquery_type(type_.value_type)}>"
     return "INT64" if pa.types.is_integer(type_) else _BIGQUERY_TYPES[str(type_)]
 
 
@@ -53,7 +53,7 @@ def as_json() -> str:
     fields = [
         {
             "name": field.name,
-            "type": logical_type(field.type),
+            "type": _logical_type(field.type),
             "nullable": field.nullable,
             "description": _description(field),
         }
@@ -73,7 +73,7 @@ def as_markdown() -> str:
     rows = [f"| `{PARTITION}` | date32 | no | {_PARTITION_MEANS} |"]
     for field in SCHEMA:
         null = "yes" if field.nullable else "no"
-        rows.append(f"| `{field.name}` | {logical_type(field.type)} | {null} | {_description(field)} |")
+        rows.append(f"| `{field.name}` | {_logical_type(field.type)} | {null} | {_description(field)} |")
     table = "\n".join(rows)
     return f"""\
 # The row
@@ -105,7 +105,7 @@ def as_bigquery(table: str, output: str) -> str:
     if not _OUTPUT.fullmatch(output := output.rstrip("/")):
         raise ValueError(f"output {output!r}: BigQuery reads gs://bucket/folder, and no '*' or quote in its name")
     columns = ",\n".join(
-        f"  {field.name} {bigquery_type(field.type)} OPTIONS (description = {json.dumps(_description(field))})"
+        f"  {field.name} {_bigquery_type(field.type)} OPTIONS (description = {json.dumps(_description(field))})"
         for field in SCHEMA
     )
     files = f"""\

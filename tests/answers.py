@@ -135,13 +135,6 @@ def cost(rows):
     return found
 
 
-def by_size(rows):
-    group = scored(newest(rows))
-    assert all(row["width_px"] * row["height_px"] < 1e6 for row in group)
-    times = [mean(row[name] for row in group) / 1000 for name in ("decode_us", "score_us")]
-    return [("under 1 megapixel", len(group), mean(len(row["tiles"]) for row in group), *times)]
-
-
 def failures(rows):
     failed = [row for row in rows if row["status"] == "failed"]
     of_run = Counter(row["run_id"] for row in failed)
@@ -204,7 +197,6 @@ ANSWERS = {
     "Do the images drift?": drift,
     "Are the p-values of a known source even?": tenths,
     "What does a scan cost?": cost,
-    "Which images cost most?": by_size,
     "What failed, and why?": failures,
     "Which images has no run ever scored?": never_scored,
     "What do files say of themselves, against the verdict?": provenance,

@@ -55,7 +55,13 @@ _PATCH_MOVES = 5
 _WHERE_IT_LIES = ("row_id", "run_id", "scanned_at", "image_uri", "image_generation", "image_sha256", "status")
 """What is read of every row that has the id: an image that everybody uses has a hundred thousand, with a map each."""
 
-_GONE = {ErrorCode.NOT_FOUND: "gone", ErrorCode.CHANGED: "changed"}
+_MOST_COPIES = 100
+"""Of an image that are tried, newest first: of a hundred thousand that are gone, all would take hours in a bucket."""
+
+_LOST = {
+    ErrorCode.NOT_FOUND: ("gone", "The image is gone"),
+    ErrorCode.CHANGED: ("changed", "The image was changed"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +148,7 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
     rows.sort(key=lambda row: row["scanned_at"], reverse=True)
     # One that failed says nothing of the verdict that another has.
     scored = [row for row in rows if row["status"] == "scored"]
-    place, image = _readable(scored) if scored else (rows[0], None)
+    place, image = _readable(scored[:_MOST_COPIES]) if scored else (rows[0], None)
     of_its_run = find_rows(output, [arguments.row_id], only_run(output, manifests, place["run_id"]))
     row = next(row for row in of_its_run if row_key(row) == row_key(place))
     pixels, calibration, reproduced, notes = None, None, "not_tried", []
@@ -160,8 +166,9 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
                 raise image.error
             pixels = decode(image.content, Limits()).image
         except ImageError as error:  # of a row that was scored with wider limits too
-            reproduced = _GONE.get(error.code, "unreadable")
-            notes.append(_lost(reproduced, image.ref, error))
+            reproduced, what = _LOST.get(error.code, ("unreadable", "The image cannot be read"))
+            generation = "" if image.ref.generation is None else f" (generation {image.ref.generation})"
+            notes.append(f"{what}: {image.ref.uri}{generation}: {error.message}. What is shown is what the row holds.")
         else:
             if detector:
                 reproduced, note = _score_again(row, image.content, detector)
@@ -196,11 +203,9 @@ def _detector_of(
             raise
         return None, f"{error}; {mend}"
     found = detector.assets.detector_id
-    return (
-        (detector, "")
-        if found == row["detector_id"]
-        else (None, f"{source or 'the embedded detector'} is {found}; {mend}")
-    )
+    if found != row["detector_id"]:
+        return None, f"{source or 'the embedded detector'} is {found}; {mend}"
+    return detector, ""
 
 
 def _score_again(row: dict[str, Any], content: bytes, detector: Detector) -> tuple[str, str]:
@@ -219,8 +224,9 @@ def _differences(row: dict[str, Any], score: Score, detector: Detector) -> Itera
     # These follow from the row's own score: another within the tolerance may give a p-value beside it.
     p_value = detector.calibration.stratum(score.evidence.size).p_value(row["mmd2"])
     said = verdict(p_value, decimal(row["alpha"])).value
-    allowed, allowed_patch = _tolerances(row, detector)
-    if not abs(score.mmd2 - row["mmd2"]) <= allowed:
+    moved = TOLERANCE * spread(detector.terms) if row["precision"] == "bfloat16" else 0.0
+    allowed_patch = max(_PATCH_TOLERANCE, _PATCH_MOVES * moved)
+    if not abs(score.mmd2 - row["mmd2"]) <= max(_TOLERANCE, moved):
         yield f"mmd2 is {score.mmd2:.4f}, where the row says {row['mmd2']:.4f}"
     if np.float32(p_value) != np.float32(row["p_value"]):
         yield f"p_value is {p_value:.4g}, where the row says {row['p_value']:.4g}"
@@ -235,22 +241,6 @@ def _differences(row: dict[str, Any], score: Score, detector: Detector) -> Itera
         yield "tiles lie elsewhere than in the row"
     elif not np.allclose(score.evidence, row["patch_evidence"], rtol=0, atol=allowed_patch):
         yield "patch_evidence is another one than the row's"
-
-
-def _tolerances(row: dict[str, Any], detector: Detector) -> tuple[float, float]:
-    """How far a score and a patch, computed here in float32, may be from the row's."""
-    moved = TOLERANCE * spread(detector.terms) if row["precision"] == "bfloat16" else 0.0
-    return max(_TOLERANCE, moved), max(_PATCH_TOLERANCE, _PATCH_MOVES * moved)
-
-
-def _lost(reproduced: str, ref: ImageRef, error: ImageError) -> str:
-    generation = "" if ref.generation is None else f" (generation {ref.generation})"
-    what = {
-        "gone": f"The image is gone: {ref.uri}{generation} is not there any more",
-        "changed": f"The image was changed: {ref.uri} does not hold the row's bytes{generation} any more",
-        "unreadable": f"The image cannot be read: {ref.uri}{generation}",
-    }[reproduced]
-    return f"{what} ({error.message}). What is shown is what the row holds."
 
 
 def _save(explanation: Explanation, folder: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ from mdmf_ops.report.tally import LIST_COLUMNS, Row, Tally
 from mdmf_ops.report.thumbnails import thumbnail
 
 MAX_GALLERY = 100
-MAX_LIST = 50_000
+_MAX_LIST = 50_000
 _READS_AT_ONCE = 2
 """Images in memory at a time: each may be as large as the limits allow."""
 _STEP_ROWS = 2000
@@ -60,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=10_000,
         metavar="N",
-        help=f"images in the list, smallest p-values first, up to {MAX_LIST:,} (default: 10,000); counts and charts"
+        help=f"images in the list, smallest p-values first, up to {_MAX_LIST:,} (default: 10,000); counts and charts"
         " are over all",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON too, and nothing else")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
-    for name, value, most in (("gallery", arguments.gallery, MAX_GALLERY), ("limit", arguments.limit, MAX_LIST)):
+    for name, value, most in (("gallery", arguments.gallery, MAX_GALLERY), ("limit", arguments.limit, _MAX_LIST)):
         if not 1 <= value <= most:
             raise UsageError(f"--{name} {value}: from 1 to {most:,}")
     try:
@@ -152,7 +152,7 @@ def _show(report: Report, page: Path, characters: int) -> None:
     screen.print("  ".join(f"{name} {figures[name]:,}" for name in names))
     for stratum in figures["strata"]:
         if stratum["warned"]:
-            name = plain(f"{stratum['kind']} {stratum['name']}")
+            name = stratum["name"] if stratum["kind"] == "all" else f"{stratum['kind']} {stratum['name']}"
             rate = f"{stratum['rate']:.1%} of {stratum['scored']:,} flagged, far beyond alpha"
-            screen.print(f"warning: {name}: {rate}", soft_wrap=True)
+            screen.print(f"warning: {plain(name)}: {rate}", soft_wrap=True)
     screen.print(f"{plain(str(page))} ({characters / 1e6:.1f} MB): open it in any browser", soft_wrap=True)

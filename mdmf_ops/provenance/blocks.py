@@ -14,20 +14,17 @@ from mdmf_ops.detector.pieces import EXIF_NAME, JPEG_APP1, JPEG_SCAN, boxes, jpe
 from mdmf_ops.provenance.exif import TIFF_C2PA, TIFF_STARTS, TIFF_XMP, read_tags
 from mdmf_ops.provenance.items import read_items
 
-MAX_BLOCK_BYTES = 1 << 20
+_MAX_BLOCK_BYTES = 1 << 20
 """Of EXIF, XMP and one text chunk: a larger one is not read, and of packed XMP no more is unpacked."""
 
-MAX_MANIFEST_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 16 << 20
 """Of a C2PA manifest store, which may hold thumbnails."""
 
-_MAX_TEXTS = 64
+_MAX_TEXTS = 32
 """Text chunks that are unpacked; a further one of a keyword that is known is none of them."""
 
-_TEXT_CHARS = 64 << 10
-"""Of a text chunk that are kept: no mark of a generator is looked for beyond."""
-
-_TEXT_BYTES = 4 * _TEXT_CHARS
-"""Which hold as many characters of any kind: more of a text chunk is neither unpacked nor decoded."""
+_MAX_TEXT_BYTES = 256 << 10
+"""Of each that are unpacked and kept: no mark of a generator is looked for beyond."""
 
 _XMP_KEYWORD = "XML:com.adobe.xmp"
 _XMP_SEGMENT = b"http://ns.adobe.com/xap/1.0/\0"
@@ -63,7 +60,7 @@ def find_blocks(content: bytes) -> Blocks:
     elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         _from_webp(content, blocks)
     elif content.startswith(TIFF_STARTS):
-        tags = read_tags(content, {TIFF_XMP: MAX_BLOCK_BYTES, TIFF_C2PA: MAX_MANIFEST_BYTES})
+        tags = read_tags(content, {TIFF_XMP: _MAX_BLOCK_BYTES, TIFF_C2PA: _MAX_MANIFEST_BYTES})
         blocks.exif, blocks.xmp, blocks.c2pa = content, tags.get(TIFF_XMP), tags.get(TIFF_C2PA)
     elif content[4:8] == b"ftyp":
         _from_avif(content, blocks)
@@ -88,7 +85,7 @@ def _from_jpeg(content: bytes, blocks: Blocks) -> None:
         parts.sort(key=lambda part: part[0])
         box = b"".join([parts[0][1], *(part[8:] for _, part in parts[1:])])
         if blocks.c2pa is None and _is_manifest_store(box):
-            blocks.c2pa = box if len(box) <= MAX_MANIFEST_BYTES else b""
+            blocks.c2pa = box if len(box) <= _MAX_MANIFEST_BYTES else b""
 
 
 def _is_manifest_store(box: bytes) -> bool:
@@ -99,8 +96,8 @@ def _from_png(content: bytes, blocks: Blocks) -> None:
     unpacked = 0
     for kind, start, end in islice(png_chunks(content), MAX_PIECES):
         if kind == b"caBX" and blocks.c2pa is None:
-            blocks.c2pa = content[start:end] if end - start <= MAX_MANIFEST_BYTES else b""
-        elif end - start > MAX_BLOCK_BYTES:
+            blocks.c2pa = content[start:end] if end - start <= _MAX_MANIFEST_BYTES else b""
+        elif end - start > _MAX_BLOCK_BYTES:
             continue
         elif kind == b"eXIf":
             blocks.exif = blocks.exif or content[start:end].removeprefix(EXIF_NAME)
@@ -115,7 +112,7 @@ def _from_png(content: bytes, blocks: Blocks) -> None:
 def _add_text(kind: bytes, name: str, rest: bytes, blocks: Blocks) -> None:
     """Adds the text of a PNG chunk by its keyword; `rest` is what follows that."""
     packed, encoding = kind == b"zTXt", "latin-1"
-    most_bytes = MAX_BLOCK_BYTES if name == _XMP_KEYWORD else _TEXT_BYTES
+    most_bytes = _MAX_BLOCK_BYTES if name == _XMP_KEYWORD else _MAX_TEXT_BYTES
     if kind == b"iTXt":
         packed, encoding = rest[:1] == b"\1", "utf-8"
         _language, _, rest = rest[2:].partition(b"\0")
@@ -130,17 +127,17 @@ def _add_text(kind: bytes, name: str, rest: bytes, blocks: Blocks) -> None:
     if name == _XMP_KEYWORD:
         blocks.xmp = rest
     else:
-        blocks.text[name] = rest[:most_bytes].decode(encoding, errors="replace")[:_TEXT_CHARS]
+        blocks.text[name] = rest[:most_bytes].decode(encoding, errors="replace")
 
 
 def _from_webp(content: bytes, blocks: Blocks) -> None:
     for kind, start, end in islice(riff_chunks(content), MAX_PIECES):
-        if kind == b"EXIF" and end - start <= MAX_BLOCK_BYTES:
+        if kind == b"EXIF" and end - start <= _MAX_BLOCK_BYTES:
             blocks.exif = blocks.exif or content[start:end].removeprefix(EXIF_NAME)
-        elif kind == b"XMP " and end - start <= MAX_BLOCK_BYTES:
+        elif kind == b"XMP " and end - start <= _MAX_BLOCK_BYTES:
             blocks.xmp = blocks.xmp or content[start:end]
         elif kind == b"C2PA" and blocks.c2pa is None:
-            blocks.c2pa = content[start:end] if end - start <= MAX_MANIFEST_BYTES else b""
+            blocks.c2pa = content[start:end] if end - start <= _MAX_MANIFEST_BYTES else b""
 
 
 def _from_avif(content: bytes, blocks: Blocks) -> None:
@@ -151,9 +148,9 @@ def _from_avif(content: bytes, blocks: Blocks) -> None:
             purpose = start + 16 + 4
             if content.startswith(_C2PA_PURPOSE, purpose):
                 store = slice(purpose + len(_C2PA_PURPOSE) + 8, end)
-                blocks.c2pa = content[store] if end - start <= MAX_MANIFEST_BYTES else b""
-        elif kind == b"meta" and end - start <= MAX_BLOCK_BYTES and not has_items:
+                blocks.c2pa = content[store] if end - start <= _MAX_MANIFEST_BYTES else b""
+        elif kind == b"meta" and end - start <= _MAX_BLOCK_BYTES and not has_items:
             has_items = True  # of several the first: a few bytes of one may tell of thousands of extents
-            exif, blocks.xmp = read_items(content, content[start:end], MAX_BLOCK_BYTES)
+            exif, blocks.xmp = read_items(content, content[start:end], _MAX_BLOCK_BYTES)
             # Four bytes count what comes before the TIFF header: EXIF's name, or nothing.
             blocks.exif = exif and exif[4:].removeprefix(EXIF_NAME)

@@ -14,12 +14,12 @@ from mdmf_ops.provenance.sources import GENERATED, source_of, strongest
 from mdmf_ops.provenance.xmp import read_xmp
 from mdmf_ops.text import one_line
 
-MAX_SOFTWARE_CHARS = 120
+_MAX_SOFTWARE_CHARS = 120
 
 _MAX_READ_US = (1 << 31) - 1
 """More than half an hour: what the row's column holds."""
 
-_MIME_TYPES = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"RIFF", "image/webp"), (b"II", "image/tiff"))
+_FORMATS = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"II": "tiff", b"MM": "tiff"}
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,14 @@ def _read(content: bytes) -> Declaration:
     return Declaration(
         source=source,
         by=by and by.by,
-        software=one_line(software, MAX_SOFTWARE_CHARS).strip() or None if software else None,
+        software=one_line(software, _MAX_SOFTWARE_CHARS).strip() or None if software else None,
         c2pa_signature=signature,
     )
 
 
 def _read_c2pa(content: bytes, store: bytes) -> tuple[Signature, Claim]:
-    mime_type = next((name for magic, name in _MIME_TYPES if content.startswith(magic)), "image/avif")
-    if content.startswith(b"MM"):
-        mime_type = "image/tiff"
-    signature, manifests = check_signature(content, mime_type)
+    image_format = next((name for magic, name in _FORMATS.items() if content.startswith(magic)), "avif")
+    signature, manifests = check_signature(content, f"image/{image_format}")
     if not manifests:
         return signature, read_claim(store)
     # Of what is signed only the library's reading counts: another reader may be led to another manifest.

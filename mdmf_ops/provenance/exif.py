@@ -10,7 +10,7 @@ DESCRIPTION, MAKE, MODEL, SOFTWARE = 0x010E, 0x010F, 0x0110, 0x0131
 USER_COMMENT = 0x9286
 TIFF_XMP, TIFF_C2PA = 0x02BC, 0xCD41
 
-MAX_TEXT_BYTES = 64 << 10
+_MAX_TEXT_BYTES = 64 << 10
 """Of one tag of text; what is longer is cut."""
 
 EXIF_DIRECTORY = 0x8769
@@ -38,40 +38,31 @@ def read_tags(content: bytes, wanted: dict[int, int]) -> dict[int, bytes]:
     """
     if content[:4] not in LAYOUTS:
         return {}
-    order, offset_format, _count_format = LAYOUTS[content[:4]]
-    found: dict[int, bytes] = {}
-    with suppress(struct.error, OverflowError):  # a directory lies outside the block, or of any that could be
-        [start] = struct.unpack_from(order + offset_format, content, struct.calcsize(offset_format))
-        further = _read_directory(content, start, wanted, found)
-        if further is not None:
-            _read_directory(content, further, wanted, found)
-    return found
-
-
-def _read_directory(content: bytes, start: int, wanted: dict[int, int], found: dict[int, bytes]) -> int | None:
-    """Adds a directory's tags to `found`; gives where the EXIF directory starts, if it says so."""
     order, offset_format, count_format = LAYOUTS[content[:4]]
     inline_bytes = struct.calcsize(offset_format)
     entry = struct.Struct(f"{order}HH{offset_format}{offset_format}")
-    [entries] = struct.unpack_from(order + count_format, content, start)
-    start += struct.calcsize(count_format)
-    further = None
-    for at in range(start, start + entry.size * min(entries, _MAX_ENTRIES), entry.size):
-        tag, kind, values, offset = entry.unpack_from(content, at)
-        size = values * _VALUE_BYTES.get(kind, 0)
-        place = at + entry.size - inline_bytes if size <= inline_bytes else offset
-        if tag == EXIF_DIRECTORY:
-            value = content[place : place + min(size, inline_bytes)]
-            further = int.from_bytes(value, "little" if order == "<" else "big") or None
-        elif tag in wanted and tag not in found:
-            found[tag] = content[place : place + min(size, wanted[tag])]
-    return further
+    found: dict[int, bytes] = {}
+    with suppress(struct.error, OverflowError):  # a directory lies outside the block, or of any that could be
+        starts = [*struct.unpack_from(order + offset_format, content, inline_bytes)]
+        for start in filter(None, starts):  # the first, and EXIF's once that has named it; at 0 there is none
+            [entries] = struct.unpack_from(order + count_format, content, start)
+            first = start + struct.calcsize(count_format)
+            for at in range(first, first + entry.size * min(entries, _MAX_ENTRIES), entry.size):
+                tag, kind, values, offset = entry.unpack_from(content, at)
+                size = values * _VALUE_BYTES.get(kind, 0)
+                place = at + entry.size - inline_bytes if size <= inline_bytes else offset
+                if tag == EXIF_DIRECTORY and len(starts) == 1:
+                    value = content[place : place + min(size, inline_bytes)]
+                    starts.append(int.from_bytes(value, "little" if order == "<" else "big"))
+                elif tag in wanted and tag not in found:
+                    found[tag] = content[place : place + min(size, wanted[tag])]
+    return found
 
 
 def read_texts(content: bytes) -> dict[int, str]:
     """The tags of text that tell of an image's making, decoded, by tag; what has no text is left out."""
     names = (DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT)
-    tags = read_tags(content, dict.fromkeys(names, MAX_TEXT_BYTES))
+    tags = read_tags(content, dict.fromkeys(names, _MAX_TEXT_BYTES))
     texts = {tag: _comment(value) if tag == USER_COMMENT else _text(value) for tag, value in tags.items()}
     return {tag: text for tag, text in texts.items() if text}
 

@@ -1,7 +1,10 @@
-"""The marks that image generators leave in text chunks and EXIF: which generator, never what it was asked for."""
+"""The marks that image generators leave in text chunks and EXIF: which generator, never what it was asked for.
+
+Texts are bounded where they are read.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mdmf_ops.provenance.exif import DESCRIPTION, MAKE, MODEL, SOFTWARE, USER_COMMENT
 
@@ -36,17 +39,16 @@ _NAMES = re.compile(
 _SWARM_KEY = '"sui_image_params"'
 # China's AI label (GB 45438-2025) is JSON, of which the end may be cut: "1" is generated, "2" likely so, "3" suspected.
 _LABEL = re.compile(r'"Label"\s*:\s*"?([^",}\s]*)')
-_SEARCHED_CHARS = 64 << 10
 
 
 def named_generator(software: str) -> bool:
     """Whether the name of a program is that of an image generator."""
-    return _NAMES.search(software[:_SEARCHED_CHARS]) is not None
+    return _NAMES.search(software) is not None
 
 
 def labelled_generated(label: str) -> bool:
     """Whether China's AI label, the text of `AIGC` in a PNG or in XMP, says that the image is generated."""
-    found = _LABEL.search(label[:_SEARCHED_CHARS])
+    found = _LABEL.search(label)
     return found is not None and found[1] == "1"
 
 
@@ -70,35 +72,29 @@ def _by_midjourney(description: str, has_author: bool = False) -> bool:
 
 def in_text_chunks(text: Mapping[str, str]) -> str | None:
     """The generator that a PNG's text chunks, by keyword, are written by; None where none is known."""
-    text = {keyword: value[:_SEARCHED_CHARS] for keyword, value in text.items()}
     for keyword, generator in _OWN_KEYWORDS.items():
         if keyword in text:
             return generator
-    parameters = text.get("parameters", "")
-    if _SWARM_KEY in parameters:
-        return "SwarmUI"
-    if _by_web_ui(parameters):
-        return WEB_UI
-    if any(_by_comfy(text.get(keyword, "")) for keyword in ("prompt", "workflow")):
-        return "ComfyUI"
-    if _by_midjourney(text.get("Description", ""), "Author" in text):
-        return "Midjourney"
-    software = text.get("Software", "")
-    return software if named_generator(software) else None
+    graphs = (text.get(keyword, "") for keyword in ("prompt", "workflow"))
+    midjourney = _by_midjourney(text.get("Description", ""), "Author" in text)
+    return _generator(text.get("parameters", ""), graphs, midjourney, text.get("Software", ""))
 
 
 def in_exif(tags: Mapping[int, str]) -> str | None:
     """The generator that the text of EXIF tags is written by; None where none is known."""
-    tags = {tag: value[:_SEARCHED_CHARS] for tag, value in tags.items()}
-    comment = tags.get(USER_COMMENT, "")
-    if _SWARM_KEY in comment:
+    graphs = (tags.get(tag, "") for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT))
+    midjourney = _by_midjourney(tags.get(DESCRIPTION, ""))
+    # Only a program signs as software: a maker or an artist may well be called Dalle or Imagen 3.
+    return _generator(tags.get(USER_COMMENT, ""), graphs, midjourney, tags.get(SOFTWARE, ""))
+
+
+def _generator(parameters: str, graphs: Iterable[str], midjourney: bool, software: str) -> str | None:
+    if _SWARM_KEY in parameters:
         return "SwarmUI"
-    if _by_web_ui(comment):
+    if _by_web_ui(parameters):
         return WEB_UI
-    if any(_by_comfy(tags.get(tag, "")) for tag in (MAKE, MODEL, DESCRIPTION, USER_COMMENT)):
+    if any(map(_by_comfy, graphs)):
         return "ComfyUI"
-    if _by_midjourney(tags.get(DESCRIPTION, "")):
+    if midjourney:
         return "Midjourney"
-    # Only a program signs here: a maker or an artist may well be called Dalle or Imagen 3.
-    software = tags.get(SOFTWARE, "")
     return software if named_generator(software) else None

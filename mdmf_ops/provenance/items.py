@@ -8,22 +8,12 @@ import io
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple
 
 from mdmf_ops.detector.metadata import MAX_PIECES
 from mdmf_ops.detector.pieces import boxes
 
 _XMP_TYPE = b"application/rdf+xml"
 _IN_FILE, _IN_META = 0, 1
-
-
-class _Extent(NamedTuple):
-    """A stretch of an item: `source` is the file (0), or the `idat` box of its `meta` box (1)."""
-
-    item: int
-    source: int
-    start: int
-    end: int
 
 
 def read_items(content: bytes, meta: bytes, max_bytes: int) -> tuple[bytes | None, bytes | None]:
@@ -44,13 +34,13 @@ def read_items(content: bytes, meta: bytes, max_bytes: int) -> tuple[bytes | Non
     extents = list(islice(_extents(parts.get(b"iloc", b"")), MAX_PIECES))
     sources = {_IN_FILE: content, _IN_META: parts.get(b"idat", b"")}
 
-    def joined(item: int | None) -> bytes | None:
-        own = [extent for extent in extents if extent.item == item and extent.source in sources]
-        if not own or sum(extent.end - extent.start for extent in own) > max_bytes:
+    def joined(kind: bytes) -> bytes | None:
+        own = [extent for item, *extent in extents if item == first.get(kind) and extent[0] in sources]
+        if not own or sum(end - start for _source, start, end in own) > max_bytes:
             return None
-        return b"".join(sources[extent.source][extent.start : extent.end] for extent in own)
+        return b"".join(sources[source][start:end] for source, start, end in own)
 
-    return joined(first.get(b"Exif")), joined(first.get(_XMP_TYPE))
+    return joined(b"Exif"), joined(_XMP_TYPE)
 
 
 def _items(iinf: bytes) -> Iterator[tuple[int, bytes]]:
@@ -67,8 +57,11 @@ def _items(iinf: bytes) -> Iterator[tuple[int, bytes]]:
             yield int.from_bytes(entry[4:number_end], "big"), kind
 
 
-def _extents(iloc: bytes) -> Iterator[_Extent]:
-    """Where items lie, as the box says itself; of one that is cut, those before the cut."""
+def _extents(iloc: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Where items lie, as the box says itself: item, source, start and end of each stretch; none behind a cut.
+
+    The source is the file (0), or the `idat` box of the `meta` box (1).
+    """
     stream = io.BytesIO(iloc)
 
     def number(size_bytes: int) -> int:
@@ -91,4 +84,4 @@ def _extents(iloc: bytes) -> Iterator[_Extent]:
             for _ in range(number(2)):
                 number(index_bytes)
                 start = base + number(offset_bytes)
-                yield _Extent(item, source, start, start + number(length_bytes))
+                yield item, source, start, start + number(length_bytes)

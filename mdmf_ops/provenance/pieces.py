@@ -13,7 +13,7 @@ from mdmf_ops.detector.metadata import MAX_PIECES
 from mdmf_ops.detector.pieces import jpeg_segments, png_chunks, riff_chunks
 from mdmf_ops.provenance.exif import EXIF_DIRECTORY, LAYOUTS, TIFF_STARTS
 
-MAX_BOXES = 2000
+_MAX_BOXES = 2000
 """Of one AVIF, those within others included: the library takes some 20 ms for them. Real ones have under 100."""
 
 # Boxes in which the library looks for further ones.
@@ -33,7 +33,7 @@ def in_few_pieces(content: bytes) -> bool:
     elif content.startswith(TIFF_STARTS):
         pieces = _entries(content)
     else:
-        pieces, most = _boxes(content), MAX_BOXES
+        pieces, most = _boxes(content), _MAX_BOXES
     return sum(1 for _ in islice(pieces, most + 1)) <= most
 
 

@@ -1,5 +1,6 @@
 """Digital source types: the closed list of what a file may be said to be."""
 
+import re
 from collections.abc import Iterable
 
 GENERATED = "trainedAlgorithmicMedia"
@@ -7,26 +8,22 @@ GENERATED = "trainedAlgorithmicMedia"
 
 # IPTC's list, http://cv.iptc.org/newscodes/digitalsourcetype, its retired terms among them: what says most of
 # generation comes first, what says least last.
-SOURCES = (
+_SOURCES = (
     *(GENERATED, "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia"),
     *("algorithmicallyEnhanced", "dataDrivenMedia", "virtualRecording", "digitalCreation", "digitalArt"),
     *("softwareImage", "composite", "compositeCapture", "humanEdits", "minorHumanEdits", "screenCapture"),
     *("print", "positiveFilm", "negativeFilm", "computationalCapture", "digitalCapture"),
 )
 
-SOURCE_PREFIXES = (
-    b"http://cv.iptc.org/newscodes/digitalsourcetype/",
-    b"https://cv.iptc.org/newscodes/digitalsourcetype/",
-)
+_LIST = re.compile(r"^https?://cv\.iptc\.org/newscodes/digitalsourcetype/")
 
-_RANK = {source: rank for rank, source in enumerate(SOURCES)}
+_RANK = {source: rank for rank, source in enumerate(_SOURCES)}
 
 
 def source_of(uri: str) -> str | None:
     """The term that a URI of IPTC's list names, or a bare term is; None for any other text."""
-    for prefix in SOURCE_PREFIXES:
-        uri = uri.removeprefix(prefix.decode())
-    return uri if uri in _RANK else None
+    term = _LIST.sub("", uri)
+    return term if term in _RANK else None
 
 
 def strongest(sources: Iterable[str]) -> str | None:

@@ -43,6 +43,9 @@ function table(caption, columns, rows) {
   );
 }
 
+// A table that may be wider than the page.
+const panel = (label, drawn) => make("div", { class: "panel", role: "region", "aria-label": label, tabindex: "0" }, drawn);
+
 function facts(pairs) {
   return make("dl", {}, ...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }

@@ -149,7 +149,7 @@ function cardBody(card) {
             make("td", { class: "n" }, String(patch.evidence)))))),
     ),
     ...reproduce(card.row_id, card.run_id),
-  ].filter((part) => part !== null);
+  ];
 }
 
 function rowBody(row) {
@@ -164,5 +164,5 @@ function rowBody(row) {
     facts([["image", imageText(row)], ["run", value("run", row)], ["detector", value("detector", row)], ["source", value("source", row)]]),
     ...declaredBody(declared),
     ...(failed ? [] : reproduce(list.row_id[row], value("run", row))),
-  ].filter((part) => part !== null);
+  ];
 }

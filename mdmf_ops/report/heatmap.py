@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-MAP_COLUMNS = ("width_px", "height_px", "grid_rows", "grid_cols", "patch_px", "tiles", "patch_evidence")
+_MAP_COLUMNS = ("width_px", "height_px", "grid_rows", "grid_cols", "patch_px", "tiles", "patch_evidence")
 """What of a row is needed to draw its map."""
 
 # The ramp is Matplotlib's inferno (CC0), from its black to its pale yellow: it rises in lightness alone, so that
@@ -66,12 +66,13 @@ def tiles_of(row: Mapping[str, Any]) -> list[Tile]:
     Raises:
         ValueError: the row has no map, or one whose parts do not fit each other.
     """
-    if any(row.get(column) is None for column in MAP_COLUMNS):
+    if any(row.get(column) is None for column in _MAP_COLUMNS):
         raise ValueError(f"{row.get('image_uri')}: no map: the row is not of a scored image")
     rows, cols, patch_px = row["grid_rows"], row["grid_cols"], row["patch_px"]
     evidence = np.asarray(row["patch_evidence"], np.float32)
     places = [(tile["left_px"], tile["top_px"]) for tile in row["tiles"]]
     fits = min(rows, cols, patch_px, len(places)) > 0 and evidence.size == len(places) * rows * cols
+    fits = fits and np.isfinite(evidence).all()
     within = all(
         0 <= left <= row["width_px"] - cols * patch_px and 0 <= top <= row["height_px"] - rows * patch_px
         for left, top in places
@@ -130,7 +131,7 @@ def overlay(row: Mapping[str, Any], full: float, image: Image.Image | None, max_
     """The map over the image, which is greyed and darkened so that the colours are the map's alone.
 
     Args:
-        row: scored, with `MAP_COLUMNS`.
+        row: scored, with the columns of its map.
         full: as for `colour`.
         image: RGB, upright, of the row's size; None draws the map on a plain ground.
         max_side_px: a larger picture is scaled down to this.

@@ -17,14 +17,7 @@ function imageText(row) {
   return [value("format", row), size, quality && /\d/.test(quality) ? `quality ${quality}` : null].filter(Boolean).join(", ");
 }
 
-const FILTERS = [
-  ["outcome", "verdict"],
-  ["format", "format"],
-  ["JPEG quality", "JPEG quality"],
-  ["size", "size"],
-  ["source", "source"],
-  ["error", "error"],
-];
+const FILTERS = ["outcome", "format", "JPEG quality", "size", "source", "error"];
 
 const COLUMNS = [
   ["uri", "image", ""],
@@ -106,7 +99,7 @@ function drawPage() {
 function drawFilters() {
   const search = make("div", { class: "search" }, make("label", { for: "search" }, "name or folder contains (key /)"),
     make("input", { type: "search", id: "search", autocomplete: "off", oninput: (event) => { state.text = event.target.value; refresh(); } }));
-  const selects = FILTERS.filter(([column]) => LIST[column].words.length > 1 || column === "error" && LIST.error.words.length).map(([column, name]) => {
+  const selects = FILTERS.filter((column) => LIST[column].words.length > 1 || column === "error" && LIST.error.words.length).map((column) => {
     const id = `filter-${column.replace(" ", "-")}`;
     const choose = (event) => {
       if (event.target.value === "") delete state.filters[column];
@@ -114,7 +107,7 @@ function drawFilters() {
       refresh();
     };
     const options = LIST[column].words.map((word, place) => [word, place]).sort((a, b) => (a[0] < b[0] ? -1 : 1));
-    return make("div", {}, make("label", { for: id }, name), make("select", { id, onchange: choose }, make("option", { value: "" }, "any"),
+    return make("div", {}, make("label", { for: id }, column === "outcome" ? "verdict" : column), make("select", { id, onchange: choose }, make("option", { value: "" }, "any"),
       // A folder's name is a stranger's, and another folder's may differ in an underscore alone.
       ...options.map(([word, place]) => make("option", { value: place }, column === "source" ? word : words(word)))));
   });

@@ -71,7 +71,7 @@ def summary(report: Report) -> dict[str, Any]:
         "runs": [_run(manifest) for manifest in report.manifests[::-1][:_MAX_RUNS]],
         "runs_in_all": len(report.manifests),
         "detectors": [
-            {"detector_id": detector_id, "alpha": _short(alpha), **{name: counts[name] for name in counts}}
+            {"detector_id": detector_id, "alpha": _short(alpha), **counts}
             for (detector_id, alpha), counts in sorted(tally.detectors.items(), key=lambda item: -item[1].total())
         ],
         "strata": [asdict(s) | {"rate": s.rate, "interval": s.interval, "warned": s.warned} for s in strata],
@@ -94,17 +94,17 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _run(manifest: Mapping[str, Any]) -> dict[str, Any]:
     status = manifest["counts"]["status"]
-    options = {name: value for name, value in manifest.get("options", {}).items() if value not in (None, [], "")}
+    options = [
+        f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in manifest.get("options", {}).items()
+        if value not in (None, [], "")
+    ]
     return {
         **{key: manifest.get(key) for key in ("run_id", "started_at", "finished_at", "inputs", "skipped")},
         "scored": status.get("scored", 0),
         "failed": status.get("failed", 0),
-        "options": ", ".join(f"{name} {_text(value)}" for name, value in options.items())[:_MAX_URI_CHARS],
+        "options": ", ".join(options)[:_MAX_URI_CHARS],
     }
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def make_page(report: Report) -> str:
@@ -191,7 +191,6 @@ def _sections(tally: Tally) -> list[tuple[str, str, list[Row]]]:
 
 def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str, Any]:
     width, height = row["width_px"], row["height_px"]
-    evidence = np.concatenate([tile.evidence.ravel() for tile in tiles]) if tiles else np.empty(0)
     return {
         "row_id": row["row_id"],
         "run_id": row["run_id"],
@@ -214,7 +213,7 @@ def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str,
             }
             for tile in tiles
         ],
-        "patches": int(evidence.size),
+        "patches": sum(tile.evidence.size for tile in tiles),
         "strongest": [asdict(patch) | {"evidence": _short(patch.evidence, 3)} for patch in strongest_patches(tiles, 5)],
         "declared": {name: row[name] for name in DECLARED if row.get(name) is not None},
         "facts": _facts(row),

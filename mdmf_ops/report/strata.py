@@ -108,8 +108,8 @@ class Counts:
         for counts in (*counted, self._folders[folder_of(row["image_uri"])[: self._depth]]):
             counts[outcome] += 1
             counts["expected"] += expected
-        while len(self._folders) > _MAX_FOLDERS:
-            self._depth = max(map(len, self._folders)) - 1
+        if len(self._folders) > _MAX_FOLDERS:
+            self._depth = _deepest_level(self._folders, _MAX_FOLDERS)
             self._folders = _merge(self._folders, self._depth)
 
     def sources(self) -> "Sources":
@@ -117,10 +117,8 @@ class Counts:
 
         Where that is a single one, the largest of the level below, and the rest as one.
         """
-        deepest = max(map(len, self._folders), default=0)
-        depth = next((d for d in range(deepest, 0, -1) if len(_merge(self._folders, d)) <= _MAX_SOURCES), 1)
-        if depth < deepest and len(_merge(self._folders, depth)) == 1:
-            depth += 1
+        few, single = (_deepest_level(self._folders, most) for most in (_MAX_SOURCES, 1))
+        depth = min(max(few, single + 1), max(map(len, self._folders), default=1))
         counts = _merge(self._folders, depth)
         largest = sorted(counts, key=lambda folder: (-sum(counts[folder][outcome] for outcome in _OUTCOMES), folder))
         return Sources(depth, frozenset(largest[: _MAX_SOURCES - (len(largest) > _MAX_SOURCES)]))
@@ -156,6 +154,13 @@ class Sources:
         """Source of the images in a folder, as a person writes it."""
         folder = folder[: self.depth]
         return ("/".join(folder) or "/") if folder in self.named else OTHER_SOURCES
+
+
+def _deepest_level(folders: Mapping[tuple[str, ...], Any], most: int) -> int:
+    """The deepest level at which folders are no more than so many; 0 where even the outermost are more."""
+    levels = range(1, max(map(len, folders), default=0) + 1)
+    # The deeper, the more: so it is searched. A stranger may put an image into hundreds of folders.
+    return bisect_right(levels, most, key=lambda depth: len({folder[:depth] for folder in folders}))
 
 
 def _merge(folders: Mapping[tuple[str, ...], Counter[str]], depth: int) -> defaultdict[tuple[str, ...], Counter[str]]:

@@ -97,7 +97,7 @@ function drawStrata() {
       const shown = (name) => (shared && name.startsWith(`${shared}/`) ? name.slice(shared.length + 1) : name);
       const drawn = table(`By ${kind}${shared ? `, under ${shared}/` : ""}`, failures ? [...columns, ["failed", "n"]] : columns,
         strata.map((stratum) => stratumRow(stratum, shown(stratum.name), failures)));
-      return make("div", { class: "panel", role: "region", "aria-label": `By ${kind}`, tabindex: "0" }, drawn);
+      return panel(`By ${kind}`, drawn);
     }),
   );
 }
@@ -115,8 +115,7 @@ function drawErrors() {
         make("div", {}, make("code", {}, example.uri), make("span", { class: "quiet" }, ` ${example.message ?? ""}`)))),
     ),
   );
-  put("errors-body", make("div", { class: "panel", role: "region", "aria-label": "Errors by code", tabindex: "0" },
-    table("", [["code", ""], ["images", "n"], ["of all", "n"], ["for example", ""]], rows)));
+  put("errors-body", panel("Errors by code", table("", [["code", ""], ["images", "n"], ["of all", "n"], ["for example", ""]], rows)));
 }
 
 function drawRuns() {
@@ -133,16 +132,14 @@ function drawRuns() {
     make("tr", {}, make("th", { scope: "row" }, words(column)),
       make("td", {}, Object.entries(found).map(([value, images]) => `${value}: ${count(images)}`).join("; "))),
   );
-  const panel = (label, drawn) => make("div", { class: "panel", role: "region", "aria-label": label, tabindex: "0" }, drawn);
   const more = DATA.runs_in_all - DATA.runs.length;
   put(
     "runs-body",
     panel("Detectors", table("Detectors", [["detector", ""], ["alpha", "n"], ["likely AI", "n"], ["uncertain", "n"],
       ["likely real", "n"], ["failed", "n"]], detectors)),
-    make("p", {}),
     panel("Runs", table(more > 0 ? `Runs: the newest ${DATA.runs.length} of ${count(DATA.runs_in_all)}` : "Runs",
       [["run", ""], ["started (UTC)", ""], ["inputs", "n"], ["scored", "n"], ["failed", "n"], ["skipped", "n"], ["options", ""]], runs)),
-    ...(declared.length ? [make("p", {}), panel("Declared", table("What files say of themselves: anyone can write it, and no verdict depends on it",
-      [["column", ""], ["images", ""]], declared))] : []),
+    declared.length ? panel("Declared", table("What files say of themselves: anyone can write it, and no verdict depends on it",
+      [["column", ""], ["images", ""]], declared)) : "",
   );
 }

@@ -1,13 +1,13 @@
 """Rows to what a page shows of them, a row at a time: counts, distributions, and the images to show one by one.
 
-Memory is bounded by what is shown, but for two numbers of each scored image.
+Memory is bounded by what is shown, but for the score of each scored image.
 """
 
 import bisect
 import hashlib
 import math
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,21 +98,22 @@ class Tally:
     def __init__(self, list_rows: int, gallery_rows: int):
         self.strata = Counts()
         self.outcomes: Counter[str] = Counter()
-        self.detectors: dict[tuple[str, float], Counter[str]] = {}
+        self.detectors: defaultdict[tuple[str, float], Counter[str]] = defaultdict(Counter)
         self.errors: Counter[str] = Counter()
-        self.examples: dict[str, list[Row]] = {}
+        self.examples: defaultdict[str, list[Row]] = defaultdict(list)
         self.declared: dict[str, Counter[str]] = {name: Counter() for name in DECLARED}
         self.list = Smallest(list_rows, _by_strength)
         keys = {"strongest": _by_strength, "uncertain": _by_doubt, "random": _by_chance}
         self.sections = {name: Smallest(gallery_rows, keys[name]) for name in SECTIONS}
-        self._values: dict[tuple[str, str], tuple[array, array]] = {}
+        self._p_values = {verdict: [0] * _BARS for verdict in VERDICTS}
+        self._scores: defaultdict[str, dict[str, array]] = defaultdict(lambda: {name: array("f") for name in VERDICTS})
 
     def add(self, row: Row) -> None:
         """Takes one row in, with `LIST_COLUMNS`."""
         outcome = row["verdict"] or "failed"
         self.strata.add(row)
         self.outcomes[outcome] += 1
-        self.detectors.setdefault((row["detector_id"], row["alpha"]), Counter())[outcome] += 1
+        self.detectors[row["detector_id"], row["alpha"]][outcome] += 1
         for name, counts in self.declared.items():
             # A stranger chooses the values: beyond a bound, new ones are counted together.
             if (value := row.get(name)) is not None:
@@ -120,13 +121,11 @@ class Tally:
         self.list.push(row)
         if row["verdict"] is None:
             self.errors[row["error_code"]] += 1
-            examples = self.examples.setdefault(row["error_code"], [])
-            if len(examples) < _EXAMPLES:
-                examples.append(row)
+            if self.errors[row["error_code"]] <= _EXAMPLES:
+                self.examples[row["error_code"]].append(row)
             return
-        p_values, scores = self._values.setdefault((row["detector_id"], outcome), (array("f"), array("f")))
-        p_values.append(row["p_value"])
-        scores.append(row["mmd2"])
+        self._p_values[outcome][min(int(row["p_value"] * _BARS), _BARS - 1)] += 1
+        self._scores[row["detector_id"]][outcome].append(row["mmd2"])
         for section in self.sections.values():
             section.push(row)
 
@@ -144,35 +143,22 @@ class Tally:
 
     def p_value_chart(self) -> str:
         """Histogram of all p-values, by verdict, as SVG."""
-        edges = np.linspace(0, 1, _BARS + 1)
-        values = {
-            verdict: [p_values for (_id, found), (p_values, _scores) in self._values.items() if found == verdict]
-            for verdict in VERDICTS
-        }
-        counts = {verdict: _binned(edges, arrays) for verdict, arrays in values.items()}
         scored = sum(self.outcomes[verdict] for verdict in VERDICTS)
         title = f"p-values of {scored:,} scored images; dotted: an even share, the most of real ones at the left"
-        return histogram(edges, counts, title=title, x_label="p-value", expected=scored / _BARS)
+        edges = np.linspace(0, 1, _BARS + 1)
+        return histogram(edges, self._p_values, title=title, x_label="p-value", expected=scored / _BARS)
 
     def score_charts(self) -> dict[str, str]:
         """Histogram of the scores of each detector, by verdict, as SVG: the most used detectors, since scores of two
         detectors do not compare."""
-        most_used = sorted(self.detectors, key=lambda key: -sum(self.detectors[key].values()))
-        ids = list(dict.fromkeys(detector_id for detector_id, _alpha in most_used))[:_MAX_CHARTS]
-        return {detector_id: chart for detector_id in ids if (chart := self._score_chart(detector_id))}
+        most_used = sorted(self._scores, key=lambda detector_id: -sum(map(len, self._scores[detector_id].values())))
+        return {detector_id: self._score_chart(detector_id) for detector_id in most_used[:_MAX_CHARTS]}
 
-    def _score_chart(self, detector_id: str) -> str | None:
-        scores = {verdict: self._values.get((detector_id, verdict), ((), ()))[1] for verdict in VERDICTS}
-        present = [np.asarray(values) for values in scores.values() if len(values)]
-        if not present:
-            return None
-        low, high = min(values.min() for values in present), max(values.max() for values in present)
+    def _score_chart(self, detector_id: str) -> str:
+        scores = {verdict: np.asarray(values) for verdict, values in self._scores[detector_id].items()}
+        every = np.concatenate(list(scores.values()))
+        low, high = float(every.min()), float(every.max())
         edges = np.linspace(low, high if high > low else low + 1e-3, _SCORE_BARS + 1)
-        counts = {verdict: _binned(edges, [values]) for verdict, values in scores.items()}
-        title = f"scores of {sum(map(len, present)):,} images under {detector_id}, by verdict"
+        counts = {verdict: np.histogram(values, edges)[0].tolist() for verdict, values in scores.items()}
+        title = f"scores of {every.size:,} images under {detector_id}, by verdict"
         return histogram(edges, counts, title=title, x_label="score (squared MMD)")
-
-
-def _binned(edges: np.ndarray, arrays: list[array]) -> list[int]:
-    values = np.concatenate([np.asarray(values, np.float64) for values in arrays]) if arrays else np.empty(0)
-    return np.histogram(values.clip(edges[0], edges[-1]), edges)[0].tolist()

@@ -15,15 +15,14 @@ def thumbnail(image: Image.Image) -> str:
     """A JPEG of at most `MAX_BYTES` as a data URI, without the original's metadata.
 
     Args:
-        image: RGB, upright, of any size.
+        image: RGB, upright, of any size. It is shrunk itself, so that no second one is held.
     """
-    small = image.copy()
-    small.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
-    small.info = {}
+    image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    image.info = {}
     while True:
         for quality in _QUALITIES:
             buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=quality)
+            image.save(buffer, "JPEG", quality=quality)
             if buffer.tell() <= MAX_BYTES:
                 return data_uri(buffer.getvalue(), "image/jpeg")
-        small = small.resize((max(small.width // 2, 1), max(small.height // 2, 1)), Image.Resampling.LANCZOS)
+        image = image.resize((max(image.width // 2, 1), max(image.height // 2, 1)), Image.Resampling.LANCZOS)

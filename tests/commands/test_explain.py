@@ -353,10 +353,13 @@ def test_a_row_of_bfloat16_may_differ_by_the_tolerance_of_that_precision_and_no_
         assert "mmd2 is" in " ".join(found["notes"]) or expected == "same"
 
 
-def test_of_an_image_that_everybody_uses_one_map_is_read(tmp_path, monkeypatch, capsys):
-    copies = [scored_row(f"/nowhere/{i:03}", 0.5, seed=1, width_px=256 + i) for i in range(100)]
+def test_of_an_image_that_everybody_uses_one_map_is_read_and_not_every_copy_is_looked_for(
+    tmp_path, monkeypatch, capsys
+):
+    copies = [scored_row(f"/nowhere/{i:03}", 0.5, seed=1, width_px=256 + i) for i in range(300)]
     write_output(tmp_path / "out", copies)
-    maps = 0
+    maps, looked_for, real = 0, [], explain_module.reread
+    monkeypatch.setattr(explain_module, "reread", lambda row, limits: looked_for.append(row) or real(row, limits))
 
     def counted(*arguments):
         nonlocal maps
@@ -366,8 +369,8 @@ def test_of_an_image_that_everybody_uses_one_map_is_read(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(explain_module, "find_rows", counted)
     found = explain(capsys, tmp_path, *of_row(tmp_path, copies[0]), status=cli.EXIT_FAILED)
-    assert (found["reproduced"], maps) == ("gone", 1)
-    assert "100 rows have this id" in " ".join(found["notes"])
+    assert (found["reproduced"], maps, len(looked_for)) == ("gone", 1, 100)
+    assert "300 rows have this id" in " ".join(found["notes"])
 
 
 def test_a_detector_in_a_bucket_that_may_not_be_read_costs_no_more_than_the_second_score(

@@ -120,6 +120,7 @@ def test_people_are_told_counts_warnings_and_where_the_page_is(tmp_path, capsys)
     assert cli.main(["report", output, "--page", str(tmp_path / "r.html")]) == 0
     told = capsys.readouterr()
     assert "likely_ai 25" in told.out and "warning: format JPEG: 100.0% of 25 flagged" in told.out
+    assert "warning: all images: 100.0% of 25 flagged" in told.out
     assert "r.html" in told.out.splitlines()[-1]
     assert "\x1b[31m" not in told.out
     assert told.err == "", "quiet where the error output is no terminal"

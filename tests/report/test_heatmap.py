@@ -89,6 +89,9 @@ def test_the_strongest_patches_are_those_of_the_flat_evidence():
     [
         {"patch_evidence": [0.1] * 23},
         {"patch_evidence": []},
+        {"patch_evidence": [0.1] * 23 + [np.nan]},
+        {"patch_evidence": [np.inf] + [0.1] * 23},
+        {"patch_evidence": [None] + [0.1] * 23},
         {"grid_rows": 0},
         {"tiles": []},
         {"tiles": None},

@@ -103,12 +103,10 @@ def test_the_page_names_no_other_place(page):
         assert attributes.get("href", "#").startswith("#")
     script = "".join(text for tag, attrs, text in elements.texts if tag in ("script", "style") and "type" not in attrs)
     assert not re.search(
-        r"https?:|//[a-z]|innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|@import|url\(", script
+        r"https?:|//[a-z]|innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|document\.write"
+        r"|eval\(|@import|url\(",
+        script,
     )
-
-
-def test_the_pages_script_makes_no_markup_of_texts(page):
-    assert "createElement(tag)" in page and "createContextualFragment" not in page and "DOMParser" not in page
 
 
 def test_the_list_gives_every_row_back(page):
@@ -131,8 +129,9 @@ def test_a_small_output_is_one_gallery_and_a_large_one_three():
     assert [large["cards"][i]["uri"] for i in large["sections"][0]["cards"]] == [f"/a/{i}.jpg" for i in range(4)]
 
 
-def test_a_damaged_map_costs_no_other_image_its_own():
-    rows = [scored_row("/a.jpg", 0.5, patch_evidence=[0.5]), scored_row("/b.jpg", 0.6, seed=2)]
+@pytest.mark.parametrize("evidence", [[0.5], [0.5] * 23 + [float("nan")]])
+def test_a_damaged_map_costs_no_other_image_its_own(evidence):
+    rows = [scored_row("/a.jpg", 0.5, patch_evidence=evidence), scored_row("/b.jpg", 0.6, seed=2)]
     damaged, whole = data_of(make_page(report_of(rows)))["gallery"]["cards"]
     assert (damaged["tiles"], damaged["strongest"]) == ([], [])
     assert len(whole["tiles"]) == 2

@@ -1,6 +1,8 @@
 """Rates by kind of image, and the warning where one is flagged far beyond alpha."""
 
 import math
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -119,6 +121,25 @@ def test_memory_is_bounded_however_many_folders_there_are(monkeypatch):
     assert len(counts._folders) <= 50
     assert sum(s.scored for s in of_kind(counts, "source").values()) == 500
     assert set(of_kind(counts, "source")) == {f"/all/{i}" for i in range(7)}
+
+
+def test_an_image_in_hundreds_of_folders_costs_the_page_no_minute():
+    row, deep = scored_row("/a", 0.5), "gs://b/" + "a/" * 480 + "x.jpg"
+    uris = [deep, *(f"gs://b/in/{i}/a.jpg" for i in range(20_500))]
+    started_s = time.process_time()
+    counts = counted(row | {"image_uri": uri} for uri in uris)
+    sources = of_kind(counts, "source")
+    assert time.process_time() - started_s < 10, "it took over half a minute, a level at a time"
+    assert {name: s.scored for name, s in sources.items()} == {"gs://b/in": 20_500, "gs://b/a": 1}
+
+
+@pytest.mark.parametrize("uris", [["/a/1/x", "/b/2/y", "gs://c/3/z"], [f"{i}/a/x" for i in range(40)]])
+@pytest.mark.parametrize("most", [1, 2, 50])
+def test_an_image_is_listed_under_a_source_that_is_counted(uris, most, monkeypatch):
+    monkeypatch.setattr(strata, "_MAX_FOLDERS", most)
+    counts = counted(scored_row(uri, 0.5) for uri in uris)
+    listed = Counter(counts.sources().name(folder_of(uri)) for uri in uris)
+    assert listed == {name: s.scored for name, s in of_kind(counts, "source").items()}
 
 
 def test_a_thousand_files_without_a_folder_are_one_source():

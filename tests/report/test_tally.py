@@ -109,6 +109,14 @@ def test_each_detector_has_its_own_chart_of_scores_and_alpha_its_own_line():
     }
 
 
+def test_detectors_that_only_failed_take_no_chart_from_another():
+    tally = Tally(10, 10)
+    for i in range(40):
+        tally.add(failed_row(f"/failed{i}") | {"detector_id": f"broken {i % 8}"})
+    tally.add(scored_row("/a", 0.5, detector_id="d"))
+    assert list(tally.score_charts()) == ["d"]
+
+
 def tally_of(said):
     """Of rows that declare these pieces of software, in this order."""
     tally, row = Tally(1, 1), scored_row("/a", 0.5)
