@@ -23,8 +23,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from processes import family  # noqa: E402
+
+from mdmf_ops.commands.terminal import every  # noqa: E402
 
 CONTENDERS = (
     *("ideal", "mdmf scan", "without Beam"),
@@ -79,23 +81,13 @@ def run(name: str, images: Path, workers: int, work: Path, watched: bool = False
     command = [sys.executable, str(ROOT / "benchmarks/contenders.py"), name, str(images), str(result), str(workers)]
     with open(work / "log", "w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        peak, done = [0], threading.Event()
-        watcher = threading.Thread(target=_watch, args=(process.pid, peak, done))
-        if watched:
-            watcher.start()
-        status = process.wait()
-        if watched:
-            done.set()
-            watcher.join()
+        held_kb = [0]
+        with every(0.2, lambda: held_kb.append(tree_kb(process.pid))) if watched else nullcontext():
+            status = process.wait()
         if status:
             log.seek(0)
             raise SystemExit(f"{name} failed:\n{log.read()[-3000:]}")
-    return json.loads(result.read_text()) | ({"peak_mb": peak[0] / 1024} if watched else {})
-
-
-def _watch(pid: int, peak_kb: list[int], done: threading.Event) -> None:
-    while not done.wait(0.2):
-        peak_kb[0] = max(peak_kb[0], tree_kb(pid))
+    return json.loads(result.read_text()) | ({"peak_mb": max(held_kb) / 1024} if watched else {})
 
 
 def tree_kb(root: int) -> int:
@@ -121,11 +113,8 @@ def check_equal(name: str, scores: dict[str, float], expected: dict[str, float])
 
 def describe_machine() -> dict[str, Any]:
     """What a time depends on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
     versions = {}
     for package in PACKAGES:
         try:
@@ -134,7 +123,7 @@ def describe_machine() -> dict[str, Any]:
             continue
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": model,
+        "machine": names[0] if names else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_1min": round(os.getloadavg()[0], 1),
         "versions": " ".join(f"{package}=={version}" for package, version in versions.items()),
@@ -207,10 +196,8 @@ def main() -> None:
             rounds = []
             for turn in range(turns):
                 # Another one first in every round.
-                order = [
-                    arguments.contenders[(i + turn) % len(arguments.contenders)]
-                    for i in range(len(arguments.contenders))
-                ]
+                first = turn % len(arguments.contenders)
+                order = arguments.contenders[first:] + arguments.contenders[:first]
                 found = {}
                 for name in order:
                     found[name] = run(name, work / "images", arguments.workers, work)

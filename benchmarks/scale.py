@@ -22,6 +22,7 @@ class Constants:
         image_bytes: mean encoded size (assumed).
         read_s: time to the last byte, of which 32 overlap a core (assumed).
         row_bytes: in Parquet (measured).
+        packed_bytes: of a row, on its way to the writer (measured).
         list_page_s: a request for a thousand names (assumed).
         busy: share of worker time that is spent on images (assumed).
     """
@@ -31,6 +32,7 @@ class Constants:
     read_s: float = 0.06
     row_bytes: float = 1.3e3
     ref_bytes: float = 500
+    packed_bytes: float = 500
     list_page_s: float = 0.15
     list_parts: int = 64
     write_rows_s: float = 40e3
@@ -58,7 +60,7 @@ def model(images: float, cores: int, constants: Constants | None = None) -> dict
         "file_gb": images * c.row_bytes / files / 1e9,
         "cores_usd": scoring_h * cores * c.core_hour,
         "requests_usd": images / 1000 * c.read_1000 + images / 1e6 * c.list_1000,
-        "shuffle_usd": images * (3 * c.ref_bytes + 2000) / 1e9 * c.shuffle_gb,
+        "shuffle_usd": images * (3 * c.ref_bytes + c.packed_bytes) / 1e9 * c.shuffle_gb,
     }
 
 

@@ -31,7 +31,7 @@ VERBS = {
     "completion": "print a script by which a shell completes these commands",
 }
 
-EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": "train", "assets": "beam,dinov2"}
+_EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": "train", "assets": "beam,dinov2"}
 """Of the verbs that need another extra than `beam`."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -106,7 +106,7 @@ def _missing(verb: str, module: str) -> str:
     """What a verb lacks, and what to do: others have a package `pipelines` too, and Python takes the first one."""
     spec = importlib.util.find_spec("pipelines") if module.startswith("pipelines") else None
     if spec is None:
-        return f"mdmf {verb} needs {module}: pip install 'mdmf-ops[{EXTRAS.get(verb, 'beam')}]'"
+        return f"mdmf {verb} needs {module}: pip install 'mdmf-ops[{_EXTRAS.get(verb, 'beam')}]'"
     places = ", ".join(spec.submodule_search_locations or [str(spec.origin)])
     return f"mdmf {verb} needs {module} of mdmf-ops, which {places} hides: keep that off PYTHONPATH, or start elsewhere"
 
@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and status != EXIT_OK:
         # Workers that are threads may still be scoring: were Python to end under them, the process would abort.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # of a reader that is gone, or a full disk
+            sys.stdout.flush()
         os._exit(status)
     return status
 
@@ -148,11 +148,12 @@ def _run(argv: list[str]) -> int:
         return EXIT_USAGE
     arguments, rest = parser.parse_known_args(argv)
     module = modules[asked]
-    if asked == "scan" and _is_among("--input", rest):
+    if asked == "scan" and is_among("--input", rest):
         parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
     unknown = _unknown_to_beam(rest, vars(arguments)) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest
     if unknown:
         parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
+    status = EXIT_OK
     try:
         _refuse_uris(arguments)
         status = module.run(arguments, rest)
@@ -163,14 +164,14 @@ def _run(argv: list[str]) -> int:
         return EXIT_USAGE
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return status
     except Exception as error:
         if not _is_outside(error):
             raise
         complain(f"mdmf {asked}: {told(str(error) or type(error).__name__)}")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        how = "; the same command with the same --run_id goes on" if asked == "scan" else ""
+        how = "; the same command starts it anew" if asked == "scan" else ""
         complain(f"mdmf {asked}: interrupted{how}")
         return EXIT_FAILED
 
@@ -189,12 +190,13 @@ def _unknown_to_beam(flags: list[str], ours: Collection[str]) -> list[str]:
     from pipelines.options import misspelt, unknown_to_beam  # verbs that only read start without Beam
 
     unknown = unknown_to_beam(flags)
-    if not _is_among("--runner", flags):
+    if not is_among("--runner", flags):
         return unknown
     return [flag for flag in unknown if not flag.startswith("--") or misspelt(flag, ours)]
 
 
-def _is_among(option: str, flags: list[str]) -> bool:
+def is_among(option: str, flags: list[str]) -> bool:
+    """Whether flags of a command line name an option, with a value or without."""
     return any(flag.partition("=")[0] == option for flag in flags)
 
 

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import apache_beam as beam
@@ -38,13 +39,6 @@ from pipelines.options import (
     scoring_hints,
     show_beams_log,
 )
-
-_RECORDED = (
-    *("input", "input_list", "list_column", "suffix", "min_bytes", "max_bytes", "changed_since", "sample"),
-    *("sample_seed", "skip_unchanged", "assets", "alpha", "device", "num_shards", "max_failed_fraction"),
-    *("accelerator", "scoring_ram", "precision"),
-)
-"""Options that a manifest keeps: what a run was asked to do."""
 
 
 class RescanOptions(PipelineOptions):
@@ -148,7 +142,7 @@ def _aware(text: str) -> datetime.datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
 
 
-def filters_of(options: argparse.Namespace | RescanOptions) -> Filters:
+def filters_of(options: RescanOptions) -> Filters:
     """The filters that the options name."""
     return Filters(
         suffixes=tuple(options.suffix),
@@ -162,17 +156,17 @@ def filters_of(options: argparse.Namespace | RescanOptions) -> Filters:
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
 
 
 def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least one is needed")
-    return value
+    with suppress(ValueError):
+        if int(text) >= 1:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
 
 
 def build(
@@ -207,31 +201,21 @@ def build(
         | "Fetch" >> FetchImages().with_resource_hints(**hints)
         | "Score" >> scoring.with_resource_hints(**hints)
     )
-    recorded = {name: getattr(options, name) for name in _RECORDED}
+    # What the run was asked to do, but for its place and name.
+    ours = options.get_all_options(current_only=True)
+    recorded = {name: getattr(options, name) for name in ours if name not in ("output", "run_id")}
     commit_options = CommitOptions(options.max_failed_fraction, recorded)
     return rows | "Write" >> WriteScores(
         run, refs, skipped=skipped, num_shards=options.num_shards, options=commit_options
     )
 
 
-def launch(
-    options: RescanOptions, progress: Progress | None = None, runner: PipelineRunner | None = None
-) -> tuple[Run, PipelineResult]:
-    """Builds the rescan and starts it, on the runner that the options name if none is given.
+def prepare(options: RescanOptions) -> Run:
+    """The run that the options ask for; names in them become absolute.
 
     Raises:
         ValueError: an option is missing or unfit.
     """
-    run = _prepare(options)
-    if runner is None and isinstance(named_runner(options), SwitchingDirectRunner):
-        runner = FnApiRunner()  # Beam would first have another one downloaded, for as long as that takes
-    pipeline = beam.Pipeline(runner, options=options)
-    build(pipeline, run, options, progress)
-    return run, pipeline.run()
-
-
-def _prepare(options: RescanOptions) -> Run:
-    """The run that the options ask for, once they are whole; names in them become absolute."""
     if not options.input and not options.input_list:
         raise ValueError("no input: name at least one file, folder, glob or list")
     if not options.output:
@@ -240,10 +224,21 @@ def _prepare(options: RescanOptions) -> Run:
     options.input = [absolute(source) for source in options.input]
     options.input_list = [absolute(path) for path in options.input_list]
     if options.skip_unchanged is not None:
-        options.skip_unchanged = absolute(options.skip_unchanged)
+        options.skip_unchanged = dataset_root(options.skip_unchanged)
     if options.assets is not None:
         options.assets = absolute(options.assets)
     return Run.start(options.output, options.run_id)
+
+
+def launch(
+    run: Run, options: RescanOptions, progress: Progress | None = None, runner: PipelineRunner | None = None
+) -> PipelineResult:
+    """Builds a rescan that is prepared and starts it, on the runner that the options name if none is given."""
+    if runner is None and isinstance(named_runner(options), SwitchingDirectRunner):
+        runner = FnApiRunner()  # Beam would first have another one downloaded, for as long as that takes
+    pipeline = beam.Pipeline(runner, options=options)
+    build(pipeline, run, options, progress)
+    return pipeline.run()
 
 
 def _check_detector(options: RescanOptions) -> None:
@@ -258,12 +253,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_beams_log()
     options = read_options(RescanOptions, argv if argv is not None else sys.argv[1:])
     try:
-        _prepare(options)
+        run = prepare(options)
         _check_detector(options)
     except (ValueError, AssetError) as error:
         refuse(str(error))
-    _run, result = launch(options)
-    result.wait_until_finish()
+    launch(run, options).wait_until_finish()
     return 0
 
 

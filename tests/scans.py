@@ -12,8 +12,9 @@ from pipelines import rescan
 def scan(source: Path, output: Path, **options) -> dict[str, Any]:
     """Runs a rescan, in this process if the options name no other runner; returns its manifest."""
     options = {"run_id": "run", "device": "cpu", "runner": "FnApiRunner"} | options
-    run, result = rescan.launch(rescan.RescanOptions([], input=[str(source)], output=str(output), **options))
-    result.wait_until_finish()
+    options = rescan.RescanOptions([], input=[str(source)], output=str(output), **options)
+    run = rescan.prepare(options)
+    rescan.launch(run, options).wait_until_finish()
     return json.loads(Path(run.manifest_path).read_text())
 
 

@@ -120,7 +120,7 @@ def test_lists_and_filters_choose_the_images(images, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "out"], "nothing to scan"),
+        (["--output", "out"], "no input: name at least one"),
         (["s3://bucket/a", "--output", "out"], "s3://bucket/a: local paths and gs:// are read"),
         ([".", "--output", "s3://bucket/out"], "s3://bucket/out: local paths and gs:// are read"),
         ([".", "--output", "file:///out"], "file:///out: the folder of a dataset is a local path, without file://"),
@@ -194,12 +194,12 @@ def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
     ("arguments", "message"),
     [
         (["missing.jpg", "--output", "out"], "missing.jpg: nothing there"),
-        (["."], "--output is missing"),
+        (["."], "no --output: name the folder"),
         ([".", "--output", "out", "--alpha", "1e-9"], "alpha=1e-09"),
         ([".", "--output", "out", "--run_id", "a/b"], "run id 'a/b'"),
         ([".", "--output", "out", "--assets", "nowhere"], "nowhere: no readable manifest.json"),
         ([".", "--output", "out", "--workers", "-3"], "--workers -3"),
-        ([".", "--output", "out", "--direct_num_workers=3"], "--direct_num_workers=3: "),
+        ([".", "--output", "out", "--direct_num_workers=3"], "--direct_num_workers: mdmf scan starts"),
         ([".", "--output", "out", "--direct_running_mode", "multi_threading"], "--workers N says how many"),
         ([".", "--output", "out", "--skip_unchanged", "file:///scores"], "file:///scores: the folder of a dataset"),
     ],
@@ -256,12 +256,18 @@ def test_what_neither_scan_nor_beam_knows_is_refused_and_no_source_is_lost(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "some"])
-def test_no_file_at_all_is_refused_before_anything_runs(images, number, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        *(("--num_shards", value, f"{value} is not a whole number from 1 on") for value in ("0", "-1", "some")),
+        *(("--sample", value, f"{value} is not a fraction from 0 to 1") for value in ("5%", "2", "nan")),
+    ],
+)
+def test_a_number_that_an_option_cannot_have_is_refused_before_anything_runs(images, option, value, why, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["scan", str(images), "--output", "out", "--num_shards", number])
+        cli.main(["scan", str(images), "--output", "out", option, value])
     assert ended.value.code == cli.EXIT_USAGE
-    assert "argument --num_shards" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"argument {option}: {why}\n")
 
 
 def test_flags_that_beam_knows_are_passed_on(images, tmp_path, capsys):
@@ -295,14 +301,14 @@ def test_a_uri_is_no_local_path(words, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("verb", "goes_on"), [("scan", True), ("latest", False)])
-def test_only_what_can_go_on_says_so_when_it_is_interrupted(verb, goes_on, monkeypatch, capsys):
+@pytest.mark.parametrize(("verb", "starts_anew"), [("scan", True), ("latest", False)])
+def test_only_a_scan_says_how_it_starts_anew_when_it_is_interrupted(verb, starts_anew, monkeypatch, capsys):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"mdmf_ops.commands.{verb}.run", interrupted)
     assert cli.main([verb, "."]) == cli.EXIT_FAILED
-    more = "; the same command with the same --run_id goes on" * goes_on
+    more = "; the same command starts it anew" * starts_anew
     assert capsys.readouterr().err == f"mdmf {verb}: interrupted{more}\n"
 
 

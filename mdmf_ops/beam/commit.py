@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, Run
-from mdmf_ops.beam.storage import StoredFile, delete, exists, is_gcs, list_files, open_file, publish
+from mdmf_ops.beam.storage import delete, exists, is_gcs, list_files, open_file, publish
 from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 
-MANIFEST_FORMAT = 1
+_MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
 _KEYS = {
     **{"run_id": str, "scan_date": str, "started_at": str, "finished_at": str},
@@ -101,11 +101,12 @@ def write_table(run: Run, shard: int, num_shards: int, table: pa.Table) -> dict[
             sorting_columns=[pq.SortingColumn(SCHEMA.get_field_index("image_uri"))],
         )
         with open(path, "rb") as file:
-            digest = sha256_of(file)
+            digest = _sha256_of(file)
         size_bytes = path.stat().st_size
         _check_claim(run)
         publish(path, f"{run.output}/{name}")
-    _read_back(f"{run.output}/{name}", table.num_rows, digest)
+    if wrong := what_is_wrong(f"{run.output}/{name}", table.num_rows, digest):
+        raise CommitError(wrong)
     counts = {
         column: dict(Counter(value for value in table[column].to_pylist() if value is not None)) for column in _COUNTED
     }
@@ -131,11 +132,6 @@ def temporary_file(run: Run) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _read_back(path: str, rows: int, digest: str) -> None:
-    if wrong := what_is_wrong(path, rows, digest):
-        raise CommitError(wrong)
-
-
 def what_is_wrong(path: str, rows: int, digest: str) -> str | None:
     """Reads a whole data file; returns in a line how it differs from what it should be, None where it does not.
 
@@ -143,7 +139,7 @@ def what_is_wrong(path: str, rows: int, digest: str) -> str | None:
         FileNotFoundError: it is not there.
     """
     with open_file(path) as file:
-        if (found := sha256_of(file)) != digest:
+        if (found := _sha256_of(file)) != digest:
             return f"{path}: expected SHA-256 {digest}, found {found}"
         file.seek(0)
         if (found := pq.read_metadata(file).num_rows) != rows:
@@ -151,7 +147,7 @@ def what_is_wrong(path: str, rows: int, digest: str) -> str | None:
     return None
 
 
-def sha256_of(file: BinaryIO) -> str:
+def _sha256_of(file: BinaryIO) -> str:
     """SHA-256, in hex, of a file from where it stands to its end."""
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
@@ -226,7 +222,8 @@ def commit(
             f"run {run.run_id}: {failed} of {inputs} images failed, more than --max_failed_fraction={limit}:"
             f" {counts['error_code']}"
         )
-    present = {file.path: file.size_bytes for file in _data_files(run)}
+    found = list_files(run.output, f"{PARTITION}=")  # whole: an earlier try may be of another day
+    present = {file.path: file.size_bytes for file in found if run.owns(file.path)}
     for file in files:
         path = f"{run.output}/{file['path']}"
         if present.pop(path, None) != file["bytes"]:
@@ -242,7 +239,7 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Writes the manifest of a run whose files are known to be whole, and clears its temporaries; see `commit`."""
     manifest = {
-        "format": MANIFEST_FORMAT,
+        "format": _MANIFEST_FORMAT,
         "run_id": run.run_id,
         "attempt": run.attempt,
         "scan_date": run.scan_date,
@@ -287,11 +284,6 @@ def _total(files: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     }
 
 
-def _data_files(run: Run) -> list[StoredFile]:
-    """Every data file of this run id in the dataset, of this try or an earlier one."""
-    return [file for file in list_files(run.output, f"{PARTITION}=") if run.owns(file.path)]
-
-
 def read_manifest(run: Run) -> dict[str, Any]:
     """The manifest of a complete run."""
     return _parse(run.manifest_path)
@@ -321,8 +313,8 @@ def _parse(path: str) -> dict[str, Any]:
         content = file.read()
     try:
         manifest = json.loads(content)
-        if manifest["format"] != MANIFEST_FORMAT:
-            raise ManifestError(f"{path}: expected manifest format {MANIFEST_FORMAT}, found {manifest['format']!r}")
+        if manifest["format"] != _MANIFEST_FORMAT:
+            raise ManifestError(f"{path}: expected manifest format {_MANIFEST_FORMAT}, found {manifest['format']!r}")
         _expect(manifest, _KEYS)
         _expect(manifest["counts"], {"status": dict})
         for file in manifest["files"]:

@@ -20,6 +20,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from apache_beam.runners.worker import sdk_worker_main
@@ -41,43 +42,36 @@ def can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-class ForkedWorkers(contextlib.AbstractContextManager):
-    """Forks workers for as long as it is entered; enter it where `can_fork`, before the pipeline is built.
+@contextlib.contextmanager
+def forked_workers(quiet: bool = False) -> Iterator[SubprocessSDKEnvironment]:
+    """Forks workers until the block ends; enter it where `can_fork`, before the pipeline is built.
 
     Args:
         quiet: workers write nothing to standard error, where Beam prints a traceback of whatever fails in them.
 
-    Attributes:
-        environment: what the local runner is to start workers in, `FnApiRunner(default_environment=...)`.
+    Yields:
+        What the local runner is to start workers in, `FnApiRunner(default_environment=...)`.
     """
-
-    def __init__(self, quiet: bool = False):
-        self._quiet = quiet
-
-    def __enter__(self) -> "ForkedWorkers":
-        fork = multiprocessing.get_context("fork")
-        self._folder = tempfile.TemporaryDirectory(prefix="mdmf-workers-")
-        folder = self._folder.name
-        self._held, held_by_nursery = socket.socketpair()
+    with tempfile.TemporaryDirectory(prefix="mdmf-workers-") as folder:
+        held, held_by_nursery = socket.socketpair()
         with held_by_nursery, socket.socket(socket.AF_UNIX) as listener:
             # Through the open folder: a socket's path may have 107 letters, and TMPDIR more.
             number = os.open(folder, os.O_RDONLY)
             listener.bind(f"/proc/self/fd/{number}/nursery")
             os.close(number)
             listener.listen()
-            self._nursery = fork.Process(target=_nurse, args=(listener, held_by_nursery, self._held, self._quiet))
-            self._nursery.start()
-        # Isolated: in the working folder, which may be a stranger's, a file could stand in for one of Python's.
-        command = shlex.join([sys.executable, "-I", "-S", "-c", _MESSENGER, folder])
-        self.environment = SubprocessSDKEnvironment.from_command_string(command)
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self._held.close()
-        self._nursery.join(_END_S)
-        self._nursery.kill()
-        self._nursery.join()
-        self._folder.cleanup()
+            fork = multiprocessing.get_context("fork")
+            nursery = fork.Process(target=_nurse, args=(listener, held_by_nursery, held, quiet))
+            nursery.start()
+        try:
+            # Isolated: in the working folder, which may be a stranger's, a file could stand in for one of Python's.
+            command = shlex.join([sys.executable, "-I", "-S", "-c", _MESSENGER, folder])
+            yield SubprocessSDKEnvironment.from_command_string(command)
+        finally:
+            held.close()
+            nursery.join(_END_S)
+            nursery.kill()
+            nursery.join()
 
 
 def _nurse(listener: socket.socket, parent: socket.socket, held: socket.socket, quiet: bool) -> None:

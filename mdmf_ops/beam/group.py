@@ -18,7 +18,7 @@ from apache_beam.runners.direct.transform_evaluator import _StreamingGroupAlsoBy
 from apache_beam.transforms.trigger import InMemoryUnmergedState
 from apache_beam.transforms.window import BoundedWindow, WindowedValue
 
-Noted = dict[str, list[Any]]
+_Noted = dict[str, list[Any]]
 """What a trigger and the grouping noted of a window, by the name of the note."""
 
 _HOLD = "watermark"
@@ -30,38 +30,38 @@ _ON_TIME, _EARLY = "triggeris_late", "triggerearly"
 each row."""
 
 
-def _copied(noted: Noted) -> Noted:
+def _copied(noted: _Noted) -> _Noted:
     return defaultdict(list, {name: list(values) for name, values in noted.items()})
 
 
-class _OpenWindows(dict[BoundedWindow, Noted]):
+class _OpenWindows(dict[BoundedWindow, _Noted]):
     """A window that has closed is copied in when it is asked for."""
 
-    def __init__(self, closed: dict[BoundedWindow, Noted]):
+    def __init__(self, closed: dict[BoundedWindow, _Noted]):
         super().__init__()
         self._closed = closed
 
-    def __missing__(self, window: BoundedWindow) -> Noted:
+    def __missing__(self, window: BoundedWindow) -> _Noted:
         self[window] = noted = _copied(self._closed.get(window, {}))
         return noted
 
 
-class KeyState(InMemoryUnmergedState):
+class _KeyState(InMemoryUnmergedState):
     """What is noted of one key's windows; none of them merge.
 
     Attributes:
         closed: of the windows that nothing waits in; shared by all copies.
     """
 
-    def __init__(self, closed: dict[BoundedWindow, Noted] | None = None):
+    def __init__(self, closed: dict[BoundedWindow, _Noted] | None = None):
         super().__init__()
         self.closed = {} if closed is None else closed
         self.state = _OpenWindows(self.closed)
 
-    def copy(self) -> "KeyState":
+    def copy(self) -> "_KeyState":
         """A copy for a bundle to write into, which takes this one's place when the bundle is committed."""
         self._close()  # not before: what is copied is committed, and nothing takes it back
-        copy = KeyState(self.closed)
+        copy = _KeyState(self.closed)
         copy.timers.update((window, dict(timers)) for window, timers in self.timers.items())
         copy.state.update((window, _copied(noted)) for window, noted in self.state.items())
         return copy
@@ -88,7 +88,7 @@ class KeyState(InMemoryUnmergedState):
 
 
 class GroupEvaluator(_StreamingGroupAlsoByWindowEvaluator):
-    """Groups a bundle as Beam's own does, from a `KeyState`."""
+    """Groups a bundle as Beam's own does, from a `_KeyState`."""
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -102,7 +102,7 @@ class GroupEvaluator(_StreamingGroupAlsoByWindowEvaluator):
         key = element.value.encoded_key
         watermark = self._evaluation_context._watermark_manager.get_watermarks(self._applied_ptransform)
         now, lateness = watermark.input_watermark, self.driver.allowed_lateness
-        committed = self._step_context.existing_keyed_state.setdefault(key, KeyState())
+        committed = self._step_context.existing_keyed_state.setdefault(key, _KeyState())
         committed.forget(lambda window: now > window.end + lateness)  # as the driver asks of a row
         super().process_element(element)
         state = self._step_context.get_keyed_state(key)

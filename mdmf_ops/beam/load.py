@@ -53,8 +53,8 @@ class DetectorOptions:
 
     def shown(self) -> dict[str, Any]:
         """What a step that scores by them shows."""
-        names = ("alpha", "device", "precision")
-        return {"assets": self.assets or "embedded", **{name: getattr(self, name) for name in names}}
+        assets = self.assets or "embedded"
+        return {"assets": assets, "alpha": self.alpha, "device": self.device, "precision": self.precision}
 
 
 def _load(folder: str | None, **options: Any) -> Detector:

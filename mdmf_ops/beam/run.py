@@ -16,9 +16,6 @@ TEMPORARY_FOLDER = "_tmp"
 WINDOW_FOLDER, DRIFT_FOLDER = "_windows", "_drift"
 """No reader looks into folders that start with `_`."""
 
-CLAIM_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/claim"
-"""What the path of a claim in the output looks like."""
-
 DATA_FILE = rf"{PARTITION}=\d{{4}}-\d\d-\d\d/({_RUN_ID.pattern})-\d{{5,}}-of-\d{{5,}}\.parquet"
 """What the path of a data file in the output looks like; the first group is its run id."""
 
@@ -27,7 +24,8 @@ TEMPORARY_FILE = rf"{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/mdmf-[0-9a-f]+\.tmp"
 
 WRITTEN_FILE = (
     rf"{DATA_FILE}|{DRIFT_FOLDER}/{PARTITION}=\d{{4}}-\d\d-\d\d/{_RUN_ID.pattern}\.parquet"
-    rf"|(?:{MANIFEST_FOLDER}|{WINDOW_FOLDER})/{_RUN_ID.pattern}\.json|{CLAIM_FILE}|{TEMPORARY_FILE}"
+    rf"|(?:{MANIFEST_FOLDER}|{WINDOW_FOLDER})/{_RUN_ID.pattern}\.json"
+    rf"|{TEMPORARY_FOLDER}/{_RUN_ID.pattern}/claim|{TEMPORARY_FILE}"
 )
 """What the path of anything that runs write into the output looks like."""
 

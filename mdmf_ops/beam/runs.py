@@ -1,6 +1,7 @@
 """What lies in an output: its runs, whether they are whole, what belongs to none, and the newest row of an image."""
 
 import glob
+import math
 import re
 import time
 from bisect import bisect_right
@@ -19,7 +20,7 @@ from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FILE, TEMPOR
 from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
 from mdmf_ops.schema import PARTITION, SCHEMA
 
-LATEST_COLUMNS = (
+_LATEST_COLUMNS = (
     *("row_id", "image_uri", "image_generation", "status", "error_code", "verdict", "p_value", "mmd2"),
     *("declared_source", "declared_by", "c2pa_signature", "run_id", "scanned_at", "detector_id"),
 )
@@ -27,8 +28,6 @@ LATEST_COLUMNS = (
 _BATCH_ROWS = 4096
 _MOST_OPEN = 100
 """Data files that are read side by side. A process may usually open 1,024, and one in a bucket holds up to 8 MiB."""
-
-_WITHOUT_LIMIT = 1 << 62
 
 
 def verify_run(output: str, manifest: dict[str, Any]) -> list[str]:
@@ -63,7 +62,7 @@ def strays(output: str, min_age_s: float = 0) -> list[StoredFile]:
         OSError: a folder of the output may not be listed: what runs committed cannot be told.
     """
     of_a_run = re.compile(f"{DATA_FILE}|{TEMPORARY_FILE}")
-    newest_ns = _WITHOUT_LIMIT if min_age_s == 0 else time.time_ns() - int(min_age_s * 1e9)
+    newest_ns = time.time_ns() - int(min_age_s * 1e9) if min_age_s else math.inf
     # Files first: a run that commits in between is then found among the manifests.
     files = [file for prefix in (f"{PARTITION}=", f"{TEMPORARY_FOLDER}/") for file in list_files(output, prefix)]
     listed = {f"{output}/{file['path']}" for manifest in read_manifests(output) for file in manifest["files"]}
@@ -87,7 +86,7 @@ def collect(output: str, files: Sequence[StoredFile]) -> None:
 
 
 def latest_rows(
-    output: str, columns: Sequence[str] = LATEST_COLUMNS, manifests: Iterable[dict[str, Any]] | None = None
+    output: str, columns: Sequence[str] = _LATEST_COLUMNS, manifests: Iterable[dict[str, Any]] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The newest row of every image over all committed runs, by URI.
 
@@ -158,16 +157,15 @@ class _Stream:
             if ahead is None:
                 return False
             self._ahead = ahead
-            self._uris = ahead["image_uri"].combine_chunks()
-            self.last_uri = self._uris[-1].as_py() if ahead.num_rows else ""
+        self.last_uri = self._ahead["image_uri"][-1].as_py()
         return True
 
     def take(self, bound: str) -> pa.Table:
         """Takes the rows up to this URI, it included."""
-        number = len(self._uris)
+        number, uris = self._ahead.num_rows, self._ahead["image_uri"]
         if self.last_uri > bound:
-            number = bisect_right(range(number), bound, key=lambda i: self._uris[i].as_py())
-        taken, self._ahead, self._uris = self._ahead.slice(0, number), self._ahead.slice(number), self._uris[number:]
+            number = bisect_right(range(number), bound, key=lambda i: uris[i].as_py())
+        taken, self._ahead = self._ahead.slice(0, number), self._ahead.slice(number)
         return taken
 
 
@@ -217,7 +215,7 @@ def find_rows(
 
     Args:
         row_ids: None is every row.
-        columns: of the schema, row_id among them.
+        columns: of the schema; row_id among them, where ids are asked for.
 
     Raises:
         OSError: a data file is missing, may not be read or is damaged; names it.
@@ -230,9 +228,11 @@ def find_rows(
                 yield from table.to_pylist()
 
 
-def latest_sql(output: str) -> str:
-    """The same for DuckDB: a query over the data files that the manifests list, whenever it is run."""
+def latest_sql(output: str, verdict: str | None = None) -> str:
+    """The newest rows, or those of one verdict, for DuckDB: a query over the data files that the manifests list,
+    whenever it is run."""
     root, found = (path.replace("'", "''") for path in (output, glob.escape(output)))
+    condition = f" and verdict = '{verdict}'" if verdict else ""
     return f"""\
 with committed as (
   select '{root}/' || unnest(files).path as filename
@@ -243,5 +243,5 @@ from read_parquet(
   '{found}/{PARTITION}=*/*.parquet', hive_partitioning = false, union_by_name = true, filename = true
 ) as scores
 semi join committed using (filename)
-qualify row_number() over (partition by image_uri order by scanned_at desc, run_id desc) = 1
+qualify row_number() over (partition by image_uri order by scanned_at desc, run_id desc) = 1{condition}
 order by image_uri"""

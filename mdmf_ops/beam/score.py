@@ -146,7 +146,7 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
     assets = detector.assets
     what = sha256 or f"{ref.uri}#{ref.generation}"
-    row: Row = {
+    row: Row = dict.fromkeys(SCHEMA.names) | {
         "row_id": hashlib.sha256(f"{what}\n{assets.detector_id}".encode()).hexdigest(),
         "run_id": run.run_id,
         "scanned_at": datetime.datetime.now(datetime.timezone.utc),
@@ -165,7 +165,9 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
     }
     if content is not None and not (isinstance(result, ImageError) and result.code in _DECODER_LOST):
         row |= _declared(content)
-    return row | _scored(result, detector.terms) if isinstance(result, Score) else _failed(result) | row
+    if isinstance(result, ImageError):
+        return row | {"status": "failed", "error_code": result.code.value, "error_message": result.message}
+    return row | _scored(result, detector.terms)
 
 
 def _declared(content: bytes) -> Row:
@@ -182,17 +184,10 @@ def _declared(content: bytes) -> Row:
     }
 
 
-def _failed(error: ImageError) -> Row:
-    unknown = {field.name: None for field in SCHEMA if field.nullable}
-    return unknown | {"status": "failed", "error_code": error.code.value, "error_message": error.message}
-
-
 def _scored(score: Score, terms: Terms) -> Row:
     plan = score.plan
     return {
         "status": "scored",
-        "error_code": None,
-        "error_message": None,
         "image_format": score.image_format,
         "width_px": score.width_px,
         "height_px": score.height_px,

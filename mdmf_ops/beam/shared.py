@@ -46,9 +46,6 @@ class _Network:
     def evidence(self, tiles: np.ndarray) -> np.ndarray:
         return self._detector.evidence(tiles)
 
-    def process_id(self) -> int:
-        return os.getpid()
-
 
 class SharedDetector(Scorer):
     """Scores with the network of whichever process of this machine loaded it first.
@@ -73,10 +70,6 @@ class SharedDetector(Scorer):
             return network.evidence(tiles)
         except _GONE:
             return self._replace(network).evidence(tiles)
-
-    def process_id(self) -> int:
-        """Of the process that has the network."""
-        return self._network.process_id()
 
     def _replace(self, gone: _Network) -> _Network:
         with self._replacing:

@@ -98,9 +98,6 @@ class _PackDoFn(beam.DoFn):
     """Rows to packed ones by shard. A runner on one machine keeps them all in memory until the last is scored."""
 
     def start_bundle(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
         self._waiting: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         self._left = _MOST_WAITING
 
@@ -118,7 +115,7 @@ class _PackDoFn(beam.DoFn):
     def _pack(self) -> Iterator[tuple[int, bytes]]:
         for shard, rows in self._waiting.items():
             yield shard, pack(rows)
-        self._begin()
+        self.start_bundle()
 
 
 def _write(shard_rows: tuple[int, Iterable[bytes]], run: Run, bounds: list[str], _retracted: None) -> dict[str, Any]:

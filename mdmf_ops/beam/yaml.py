@@ -66,33 +66,26 @@ class ReadAndScore(beam.PTransform):
     ):
         super().__init__()
         self._sources = sources
-        self._scoring = {
-            "assets": assets and absolute(assets),
-            "alpha": alpha,
-            "device": device,
-            "precision": precision,
-        }
+        assets = assets and absolute(assets)
+        self._scoring = {"assets": assets, "alpha": alpha, "device": device, "precision": precision}
         self._output = output
         # Without an output nothing is written: no folder need be there, the working directory may be `/`.
         self._run = Run.start(os.devnull if output is None else output, run_id)
 
     def display_data(self) -> dict[str, Any]:
-        return {"sources": " ".join(self._sources), "output": self._output or "", **_shown(self._scoring)}
+        return {"sources": " ".join(self._sources), "output": self._output or ""}
 
     def expand(self, pbegin: PBegin):
         refs = pbegin | "Match" >> MatchImages(self._sources, filters=Filters(output=self._run.output))
         rows = refs | "Fetch" >> FetchImages() | "Score" >> ScoreImages(self._run, **self._scoring)
+        images = rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage)
         if self._output is None:
-            return rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage)
+            return images
         manifest = rows | "Write" >> WriteScores(self._run, refs)
         return {
-            "output": rows | "Columns" >> beam.Map(_scored_image).with_output_types(ScoredImage),
+            "output": images,
             "run": manifest | "Run" >> beam.Map(_committed_run).with_output_types(CommittedRun),
         }
-
-
-def _shown(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _scored_image(row: Row) -> ScoredImage:

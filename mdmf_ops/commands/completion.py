@@ -13,8 +13,6 @@ import shtab
 
 from mdmf_ops.cli import EXIT_OK, VERBS, MissingExtraError, make_parser
 
-SHELLS = ("bash", "zsh", "fish")
-
 _PATHS = (
     *("INPUT", "IMAGE", "SOURCE", "OUTPUT", "PREVIOUS_OUTPUT", "FILE", "FOLDER", "DIR", "CSV", "JSON"),
     "NAME|HUB_ID|DIR|URI",
@@ -23,7 +21,7 @@ _PATHS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, help="which shell reads it")
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="which shell reads it")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     try:
         output = dataset_root(arguments.output)
         if arguments.sql:
-            print(latest_sql(output))
+            print(latest_sql(output, arguments.verdict))
             return EXIT_OK
         manifests = read_manifests(output)
         require_runs(output, manifests)

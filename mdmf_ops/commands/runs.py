@@ -13,6 +13,7 @@ killed run it leaves the 16 bytes by which a run holds its id, since one that sc
 
 import argparse
 import json
+from contextlib import suppress
 from typing import Any
 
 from rich.table import Table
@@ -44,13 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _age_h(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= _MAX_AGE_H:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours from 0 to {_MAX_AGE_H:,}")
-    return value
+    with suppress(ValueError):
+        if 0 <= float(text) <= _MAX_AGE_H:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours from 0 to {_MAX_AGE_H:,}")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
@@ -105,19 +103,19 @@ def _verify(output: str, manifests: list[dict[str, Any]], arguments: argparse.Na
             say(f"{number} of {len(manifests)}")
             wrong[manifest["run_id"]] = verify_run(output, manifest)
         loose = [] if arguments.run_id else [file.path for file in strays(output)]
-    whole = not any(wrong.values())
-    if arguments.json:
-        print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
-    else:
-        for run_id, lines in wrong.items():
-            # What cron's mail is made of is damage, not that all is well.
-            if lines:
+    damaged = {run_id: lines for run_id, lines in wrong.items() if lines}
+    with suppress(BrokenPipeError):  # the status stands, however much of it is read
+        if arguments.json:
+            print(json.dumps({"runs": wrong, "strays": loose}, indent=2))
+        else:
+            # First, and on stderr: what cron's mail is made of is damage, not that all is well.
+            for run_id, lines in damaged.items():
                 complain("\n  ".join(map(told, (f"{run_id}: damaged", *lines))))
-            else:
+            for run_id in (name for name in wrong if name not in damaged):
                 print(told(f"{run_id}: whole"))
-        for path in loose:
-            print(told(f"in no committed run: {path}"))
-    return EXIT_OK if whole else EXIT_FAILED
+            for path in loose:
+                print(told(f"in no committed run: {path}"))
+    return EXIT_FAILED if damaged else EXIT_OK
 
 
 def _collect(output: str, arguments: argparse.Namespace) -> int:

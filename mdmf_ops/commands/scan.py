@@ -30,7 +30,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
@@ -40,16 +39,17 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from mdmf_ops.beam.commit import ManifestError, read_manifest
-from mdmf_ops.beam.forked import ForkedWorkers, can_fork
+from mdmf_ops.beam.forked import can_fork, forked_workers
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.lists import read_list
-from mdmf_ops.beam.load import local_copy
+from mdmf_ops.beam.load import local_copy, read_id
 from mdmf_ops.beam.previous import Seen, committed_files, is_unchanged, read_seen
-from mdmf_ops.beam.run import Run, dataset_root
+from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.sources import file_of, list_images, list_named
-from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path, open_file
-from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
+from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path
+from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain, is_among
 from mdmf_ops.commands.terminal import console, every, plain
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
@@ -58,7 +58,7 @@ from mdmf_ops.detector.heap import keep_no_free_memory
 from mdmf_ops.progress import Progress
 from mdmf_ops.text import told
 from model_assets import AssetError
-from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch
+from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch, prepare
 
 TAKES_BEAM_FLAGS = True
 
@@ -74,7 +74,7 @@ _CAUSE = re.compile(r"^(?:RuntimeError: )?(?:\w+\.)*(\w*(?:Error|Exception)|(?<=
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
+    parser.add_argument("input", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
     add_scan_arguments(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="images here at once (default: one a core)")
     parser.add_argument("--dry_run", action="store_true", help="say what would be read and written, and stop")
@@ -84,18 +84,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     options = _options(arguments, rest)
-    _check(arguments)
+    scan = _check(options)
     if arguments.dry_run:
         try:
-            return _dry_run(arguments)
+            return _dry_run(scan, options, arguments.json)
         except (ValueError, ManifestError) as error:
             raise UsageError(str(error)) from error
-    if _is_local(rest):
-        keep_no_free_memory()  # where this process scores too, each batch of images keeps it
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         progress = runner = None
-        if _is_local(rest):  # workers of another machine have no such folder to count in
+        if not is_among("--runner", rest):  # workers of another machine have no folder of this one to count in
+            keep_no_free_memory()  # where this process scores too, each batch of images keeps it
             progress = Progress(stack.enter_context(tempfile.TemporaryDirectory(prefix="mdmf-")))
             runner = _workers(options, arguments, stack)
         # What a supervisor sends, once workers that would inherit this are there: as ^C, it ends them and clears up.
@@ -105,8 +104,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             try:
                 # Beam's threads print a traceback of whatever fails in them.
                 with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
-                    scan, result = launch(options, progress, runner)
-                    result.wait_until_finish()
+                    launch(scan, options, progress, runner).wait_until_finish()
             except Exception as error:
                 why = _plain(error)
                 if why.endswith(": KeyboardInterrupt"):  # as a worker in this process tells of it
@@ -129,21 +127,14 @@ def _options(arguments: argparse.Namespace, rest: list[str]) -> RescanOptions:
     if workers < 0:
         raise UsageError(f"--workers {workers}: 0 for one a core, or a number of images at once")
     defaults: dict[str, Any] = {}
-    if _is_local(rest):
-        for flag in rest:
-            if flag.partition("=")[0] in ("--direct_num_workers", "--direct_running_mode"):
-                raise UsageError(f"{flag}: mdmf scan starts its workers itself: --workers N says how many")
+    if not is_among("--runner", rest):
+        for option in ("--direct_num_workers", "--direct_running_mode"):
+            if is_among(option, rest):
+                raise UsageError(f"{option}: mdmf scan starts its workers itself: --workers N says how many")
         defaults = {"runner": "FnApiRunner", "direct_num_workers": workers}
     known = RescanOptions([]).get_all_options()
     ours = {key: value for key, value in vars(arguments).items() if key in known}
-    options = RescanOptions(rest, **defaults, **ours)
-    options.input = arguments.inputs
-    return options
-
-
-def _is_local(rest: list[str]) -> bool:
-    """Whether no other runner is named."""
-    return not any(flag.split("=")[0] == "--runner" for flag in rest)
+    return RescanOptions(rest, **defaults, **ours)
 
 
 def _workers(options: RescanOptions, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> FnApiRunner:
@@ -152,9 +143,7 @@ def _workers(options: RescanOptions, arguments: argparse.Namespace, stack: conte
     if direct.direct_num_workers == 1:
         return FnApiRunner()
     if pick_device(arguments.device).type == "cpu" and can_fork():
-        return FnApiRunner(
-            default_environment=stack.enter_context(ForkedWorkers(quiet=not arguments.verbose)).environment
-        )
+        return FnApiRunner(default_environment=stack.enter_context(forked_workers(quiet=not arguments.verbose)))
     direct.direct_running_mode = "multi_processing"
     if not {"", str(Path.cwd())} & set(sys.path):
         # Beam starts them by `python -m`: a file in the working folder could stand in for a module there.
@@ -162,41 +151,36 @@ def _workers(options: RescanOptions, arguments: argparse.Namespace, stack: conte
     return FnApiRunner()
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Finds out before any worker starts what would stop all of them."""
-    if not arguments.output:
-        raise UsageError("--output is missing: name the folder of the Parquet dataset")
-    if not arguments.inputs and not arguments.input_list:
-        raise UsageError("nothing to scan: name a file, folder or glob, or an --input_list")
-    _check_utf8(arguments)
+def _check(options: RescanOptions) -> Run:
+    """The run; finds out before any worker starts what would stop all of them."""
+    _check_utf8(options)
     try:
-        scan = Run.start(arguments.output, arguments.run_id)
-        sources = [absolute(source) for source in arguments.inputs]
-        lists = [absolute(path) for path in arguments.input_list]
-        previous = None if arguments.skip_unchanged is None else dataset_root(arguments.skip_unchanged)
-        _load(arguments)
-    except (OSError, ValueError, AssetError) as error:
-        raise UsageError(str(error)) from error
-    if any(map(is_gcs, (*sources, *lists, scan.output, previous or ""))):
-        gcs()
-    # What lies in a bucket is left to the workers: this machine need not have access.
-    try:
-        for source in sources:
+        scan = prepare(options)
+        pick_device(options.device)
+        torch.set_num_threads(1)  # as in each worker
+        with local_copy(options.assets) as folder:
+            Detector.load(folder, alpha=options.alpha, device="cpu")  # the memory of a GPU is the workers'
+        previous = options.skip_unchanged
+        if any(map(is_gcs, (*options.input, *options.input_list, scan.output, previous or ""))):
+            gcs()
+        # What lies in a bucket is left to the workers: this machine need not have access.
+        for source in options.input:
             if not is_gcs(source):
                 next(list_images(source))
-        for path in lists:
+        for path in options.input_list:
             if not is_gcs(path):
-                _check_list(path, arguments.list_column)
+                _check_list(path, options.list_column)
         if previous is not None and not is_gcs(previous):
             next(committed_files(previous, scan), None)
-    except (OSError, ValueError, ManifestError) as error:
+    except (OSError, ValueError, AssetError, ManifestError) as error:
         raise UsageError(str(error)) from error
+    return scan
 
 
-def _check_utf8(arguments: argparse.Namespace) -> None:
+def _check_utf8(options: RescanOptions) -> None:
     """Raises UsageError for a name that cannot travel to workers, or into a manifest, as text."""
-    sources = (*arguments.inputs, *arguments.input_list)
-    for name in (*sources, arguments.output, arguments.skip_unchanged or "", arguments.assets or ""):
+    sources = (*options.input, *options.input_list)
+    for name in (*sources, options.output or "", options.skip_unchanged or "", options.assets or ""):
         try:
             name.encode()
         except UnicodeEncodeError as error:
@@ -211,20 +195,10 @@ def _check_list(path: str, column: str) -> None:
     next(read_list(path, column), None)
 
 
-def _load(arguments: argparse.Namespace) -> Detector:
-    """Tries what the workers will do, but on the CPU: the memory of a GPU is theirs."""
-    pick_device(arguments.device)
-    torch.set_num_threads(1)  # as in each worker
-    with local_copy(arguments.assets) as folder:
-        return Detector.load(folder, alpha=arguments.alpha, device="cpu")
-
-
-def _dry_run(arguments: argparse.Namespace) -> int:
-    scan = Run.start(arguments.output, arguments.run_id)
-    detector = _load(arguments)
-    listed = {ref.uri: ref for ref in _inputs(arguments)}
-    seen = _seen(arguments, scan, listed)
-    detector_id = detector.assets.detector_id
+def _dry_run(scan: Run, options: RescanOptions, as_json: bool) -> int:
+    listed = {ref.uri: ref for ref in _inputs(options)}
+    seen = _seen(options.skip_unchanged, scan, listed)
+    detector_id = read_id(options.assets)
     sizes = [ref.size_bytes for uri, ref in listed.items() if not is_unchanged(ref, seen[uri], detector_id)]
     plan = {
         "images": len(sizes),
@@ -234,10 +208,10 @@ def _dry_run(arguments: argparse.Namespace) -> int:
         "files": f"{scan.output}/{scan.data_file(0, 1).rsplit('-', 3)[0]}-*.parquet",
         "manifest": scan.manifest_path,
         "detector_id": detector_id,
-        "device": device_name(pick_device(arguments.device)),
+        "device": device_name(pick_device(options.device)),
         "replaces_a_run": exists(scan.manifest_path),
     }
-    if arguments.json:
+    if as_json:
         print(json.dumps(plan, indent=2))
     else:
         for key, value in plan.items():
@@ -245,19 +219,19 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _inputs(arguments: argparse.Namespace) -> Iterator[ImageRef]:
+def _inputs(options: RescanOptions) -> Iterator[ImageRef]:
     """What the run would list; of an image that is named twice, what a listing says comes last."""
-    filters, skips = filters_of(arguments), arguments.skip_unchanged is not None
-    for path in arguments.input_list:
+    filters, skips = filters_of(options), options.skip_unchanged is not None
+    for path in options.input_list:
         files = defaultdict(list)
-        for ref in read_list(absolute(path), arguments.list_column):
+        for ref in read_list(path, options.list_column):
             files[file_of(ref)].append(ref)  # the images of a shard together: it is listed once
         ask = skips or filters.ask_more_than_the_name
         requests = ask and all(is_gcs(uri) and not is_shard(uri) for uri in files)
         with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
             for refs in (pool.map if requests else map)(partial(_complete, ask), files.values()):
                 yield from filter(filters.admit, refs)
-    for source in arguments.inputs:
+    for source in options.input:
         yield from filter(filters.admit, list_images(source))
 
 
@@ -267,14 +241,13 @@ def _complete(ask: bool, refs: list[ImageRef]) -> list[ImageRef]:
     return [image for ref in refs for image in list_named(ref, ask)]
 
 
-def _seen(arguments: argparse.Namespace, scan: Run, uris: Container[str]) -> dict[str, list[Seen]]:
-    """What the earlier runs that --skip_unchanged names say of these images."""
+def _seen(previous: str | None, scan: Run, uris: Container[str]) -> dict[str, list[Seen]]:
+    """What the runs in an earlier output say of these images."""
     seen = defaultdict(list)
-    if arguments.skip_unchanged is not None:
-        for path in committed_files(dataset_root(arguments.skip_unchanged), scan):
-            for uri, row in read_seen(path):
-                if uri in uris:
-                    seen[uri].append(row)
+    for path in () if previous is None else committed_files(previous, scan):
+        for uri, row in read_seen(path):
+            if uri in uris:
+                seen[uri].append(row)
     return seen
 
 
@@ -331,14 +304,11 @@ def _show(scan: Run, manifest: dict[str, Any]) -> None:
 def _listing(scan: Run, manifest: dict[str, Any]) -> Table:
     table = Table("image", "verdict", "p-value", "MMD^2", box=None, header_style="bold")
     here = f"{Path.cwd()}/"
-    columns = ["image_uri", "verdict", "p_value", "mmd2", "error_code", "error_message"]
-    for file in manifest["files"]:
-        with open_file(f"{scan.output}/{file['path']}") as opened:
-            rows = pq.ParquetFile(opened).read(columns).to_pylist()
-        for row in rows:
-            name = plain(row["image_uri"].removeprefix(here))
-            if row["error_code"]:
-                table.add_row(name, f"[red]failed: {row['error_code']}[/]", "", "")
-            else:
-                table.add_row(name, row["verdict"], f"{row['p_value']:.4f}", f"{row['mmd2']:+.4f}")
+    columns = ["image_uri", "verdict", "p_value", "mmd2", "error_code"]
+    for row in find_rows(scan.output, None, [manifest], columns):
+        name = plain(row["image_uri"].removeprefix(here))
+        if row["error_code"]:
+            table.add_row(name, f"[red]failed: {row['error_code']}[/]", "", "")
+        else:
+            table.add_row(name, row["verdict"], f"{row['p_value']:.4f}", f"{row['mmd2']:+.4f}")
     return table

@@ -1,5 +1,6 @@
 """How the verbs show tables and waiting: for a person at a terminal, or in whole lines for a pipe."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,12 +13,19 @@ from rich.progress import Progress
 _PIPE_COLUMNS = 1000
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Whoever reads has read enough. Rich would end with status 1, as if the verb had failed.
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console() -> Console:
     """Where results go. In a pipe a line is as long as what it shows: rich would fold it at 80 columns.
 
     A name is shown as it is: of `1:100:2.jpg` rich would make a picture.
     """
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, emoji=False)
+    return _Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, emoji=False)
 
 
 def plain(name: str) -> str:

@@ -54,7 +54,7 @@ def dies_at(run: Run, step: int, before: bool) -> None:
 
         return touch
 
-    for name in ("publish", "delete", "open_file", "_read_back"):
+    for name in ("publish", "delete", "open_file", "what_is_wrong"):
         setattr(commit_module, name, deadly(getattr(commit_module, name)))
     commit_module.shutil.rmtree = deadly(commit_module.shutil.rmtree)
     whole_run(run, [make_row(f"/{i}") for i in (0, 1, 2, 3, 4, 5, 6, 7)])

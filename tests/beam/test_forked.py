@@ -21,7 +21,7 @@ import json, os, sys, time
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from mdmf_ops.beam.forked import ForkedWorkers, can_fork
+from mdmf_ops.beam.forked import can_fork, forked_workers
 
 INHERITED = object()
 AT = id(INHERITED)
@@ -32,8 +32,8 @@ def seen(number):
 
 def main():
     assert can_fork()
-    with ForkedWorkers() as workers:
-        runner = FnApiRunner(default_environment=workers.environment)
+    with forked_workers() as environment:
+        runner = FnApiRunner(default_environment=environment)
         options = PipelineOptions([], direct_num_workers=2)
         with beam.Pipeline(runner, options=options) as pipeline:
             (
@@ -131,11 +131,11 @@ def test_a_scan_by_forks_is_quiet_and_leaves_nothing(tmp_path):
         (images / f"{i}.jpg").write_bytes(encode(photo(i, 128, 128)))
     program = """
     import sys
-    from mdmf_ops.beam import forked
     from mdmf_ops.cli import main
+    from mdmf_ops.commands import scan
     entered = []
-    enter = forked.ForkedWorkers.__enter__
-    forked.ForkedWorkers.__enter__ = lambda workers: entered.append(1) or enter(workers)
+    forked_workers = scan.forked_workers
+    scan.forked_workers = lambda quiet: entered.append(1) or forked_workers(quiet)
     status = main(["scan", *sys.argv[1:], "--device", "cpu", "--workers", "2", "--json"])
     assert entered == [1]
     sys.exit(status)

@@ -57,6 +57,20 @@ def test_the_query_for_duckdb_says_the_same(output):
     assert sorted(rows) == LATEST
 
 
+def test_the_query_of_one_verdict_has_the_images_that_have_it_now(tmp_path, capsys):
+    for hour, verdicts in enumerate((["likely_ai", "likely_ai", "uncertain"], ["likely_ai", "likely_real"])):
+        run = Run(str(tmp_path), f"night-{hour}", "2026-01-02", at(hour).isoformat())
+        rows = [
+            make_row(uri) | {"run_id": run.run_id, "scanned_at": at(hour), "verdict": verdict}
+            for uri, verdict in zip(["/a", "/b", "/c"], verdicts, strict=False)
+        ]
+        commit(run, len(rows), [write_shard(run, 0, 1, rows)], CommitOptions())
+    for verdict, expected in (("likely_ai", ["/a"]), ("uncertain", ["/c"]), ("likely_real", ["/b"])):
+        assert cli.main(["latest", str(tmp_path), "--sql", "--verdict", verdict]) == cli.EXIT_OK
+        found = duckdb.sql(capsys.readouterr().out).fetchall()
+        assert [row[SCHEMA.get_field_index("image_uri")] for row in found] == expected
+
+
 @pytest.mark.parametrize("name", ["a[1]", "a*?", "it's[[!x]"])
 def test_the_query_reads_a_folder_of_any_name_however_many_nights_found_nothing_new(tmp_path, name):
     output = tmp_path / name

@@ -90,9 +90,9 @@ def test_a_row_says_where_and_how_exactly_its_score_was_computed(detector):
 
 def test_the_device_that_auto_took_is_a_metric_and_in_the_manifest(tmp_path):
     images = write_images(tmp_path / "in", good=5, broken=2)
-    run, result = rescan.launch(
-        rescan.RescanOptions([], input=[str(images)], output=str(tmp_path), runner="FnApiRunner")
-    )
+    options = rescan.RescanOptions([], input=[str(images)], output=str(tmp_path), runner="FnApiRunner")
+    run = rescan.prepare(options)
+    result = rescan.launch(run, options)
     result.wait_until_finish()
     device = device_name(pick_device("auto"))
     counts = read_manifest(run)["counts"]

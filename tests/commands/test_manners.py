@@ -205,6 +205,33 @@ def test_a_reader_that_has_read_enough_is_no_error(output):
     assert json.loads(done.stdout)["image_uri"] == LONG
 
 
+@pytest.mark.parametrize("verb", ["latest", "runs list", "scan"])
+def test_a_table_that_nobody_reads_leaves_the_status_as_it_is(output, tmp_path, verb):
+    arguments = f"{output} --limit 0" if verb == "latest" else output
+    if verb == "scan":
+        photos = write_images(tmp_path / "photos", good=1)
+        arguments = f"{photos} --output {tmp_path / 'scores'} --workers 1 --run_id r"
+    command = f"set -o pipefail; {sys.executable} -m mdmf_ops {verb} {arguments} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert verb != "scan" or (tmp_path / "scores/_runs/r.json").exists()
+
+
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_the_status_of_damage_does_not_hang_on_how_much_of_it_is_read(tmp_path, form):
+    # More runs than a pipe's buffer holds, and the damaged one is the last of them.
+    for i in range(300):
+        run = Run(str(tmp_path), f"r{i:03}-{'x' * 60}", "2026-01-02", f"2026-01-02T00:{i // 60:02}:{i % 60:02}+00:00")
+        file = write_shard(run, 0, 1, [make_row("/a") | {"run_id": run.run_id}])
+        commit(run, 1, [file], CommitOptions())
+    (tmp_path / file["path"]).write_bytes(b"x")
+    command = f"set -o pipefail; {sys.executable} -m mdmf_ops runs verify {tmp_path} {form}"
+    for reader in ("| true", "> /dev/full"):
+        done = subprocess.run(["bash", "-c", f"{command} {reader}"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert form or done.stderr.startswith(f"{run.run_id}: damaged\n")
+
+
 def completed(script, *words):
     """What bash offers for the last of some words."""
     quoted = " ".join(f"'{word}'" for word in words)

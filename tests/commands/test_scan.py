@@ -11,7 +11,6 @@ import tarfile
 import threading
 import time
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,10 +48,9 @@ def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, 
     scan.add_arguments(parser)
     arguments = parser.parse_args(["in", "--output", "out", "--device", device, "--workers", str(workers)])
     options = scan._options(arguments, [])
-    entered = contextlib.nullcontext(SimpleNamespace(environment="forks"))
     with contextlib.ExitStack() as stack:
         # A nursery is real in tests/beam/test_forked.py; pytest's own process has threads.
-        monkeypatch.setattr(scan, "ForkedWorkers", lambda quiet: entered)
+        monkeypatch.setattr(scan, "forked_workers", lambda quiet: contextlib.nullcontext("forks"))
         runner = scan._workers(options, arguments, stack)
     mode = options.view_as(DirectOptions).direct_running_mode
     assert ("forks" if runner._default_environment == "forks" else mode) == expected
@@ -80,7 +78,7 @@ def test_only_workers_of_this_machine_count_in_a_folder_of_it(monkeypatch, tmp_p
     (tmp_path / "0.png").write_bytes(tiny(0))
     given = []
 
-    def launch(_options, progress, runner):
+    def launch(_run, _options, progress, runner):
         given.extend([progress, runner])
         raise ValueError("no such runner")  # a real one is in the cloud
 
@@ -138,7 +136,7 @@ def start(images, output, *more, workers=2, **environment):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_scan_that_is_told_to_stop_ends_at_once_and_says_how_to_go_on(images, tmp_path, workers, number):
+def test_a_scan_that_is_told_to_stop_ends_at_once_and_says_that_it_starts_anew(images, tmp_path, workers, number):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = start(images, tmp_path / "out", workers=workers, TMPDIR=str(temporary))
@@ -148,7 +146,7 @@ def test_a_scan_that_is_told_to_stop_ends_at_once_and_says_how_to_go_on(images, 
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert errors == "mdmf scan: interrupted; the same command with the same --run_id goes on\n"
+    assert errors == "mdmf scan: interrupted; the same command starts it anew\n"
     assert process.returncode == 1
     assert not list(temporary.glob("mdmf-*"))
     assert not list((tmp_path / "out").glob("_runs/*"))

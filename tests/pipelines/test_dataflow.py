@@ -220,4 +220,4 @@ def test_an_accelerator_of_another_form_is_refused_with_the_right_one(spec, caps
 def test_a_gpu_asked_for_and_refused_in_one_command_is_an_error(tmp_path):
     options = rescan.RescanOptions([], input=["a"], output=str(tmp_path), accelerator=ACCELERATOR, device="cpu")
     with pytest.raises(ValueError, match="--accelerator asks for a GPU"):
-        rescan.launch(options)
+        rescan.prepare(options)

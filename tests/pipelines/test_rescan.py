@@ -173,9 +173,9 @@ def test_a_command_that_cannot_be_carried_out_says_why_before_anything_runs(tmp_
 def test_a_detector_that_the_workers_alone_can_read_is_left_to_them(monkeypatch):
     launched = []
 
-    def launch(options):
+    def launch(_run, options):
         launched.append(options)
-        return None, SimpleNamespace(wait_until_finish=lambda: None)
+        return SimpleNamespace(wait_until_finish=lambda: None)
 
     monkeypatch.setattr(rescan_pipeline, "launch", launch)
     flags = ["--input=gs://b/a.jpg", "--output=gs://b/out", "--of_a_runner", "its value"]

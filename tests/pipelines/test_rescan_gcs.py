@@ -25,7 +25,9 @@ IMAGES = 2000 if FULL else 500
 def scan(source, output, run_id, **options):
     """Runs a rescan in this process; returns its manifest and its metrics."""
     options = {"device": "cpu", "runner": "FnApiRunner", "run_id": run_id} | options
-    run, result = rescan.launch(rescan.RescanOptions([], input=[source], output=output, **options))
+    options = rescan.RescanOptions([], input=[source], output=output, **options)
+    run = rescan.prepare(options)
+    result = rescan.launch(run, options)
     result.wait_until_finish()
     return read_manifest(run), result.metrics()
 
@@ -166,10 +168,10 @@ def test_a_list_of_named_objects_skips_what_is_unchanged(proxy, tmp_path):
     options = {"input_list": [str(tmp_path / "list.txt")], "skip_unchanged": str(tmp_path / "out")}
 
     def scan_list(run_id):
-        run, result = rescan.launch(
-            rescan.RescanOptions([], output=str(tmp_path / "out"), run_id=run_id, runner="FnApiRunner", **options)
-        )
-        result.wait_until_finish()
+        asked = {"output": str(tmp_path / "out"), "run_id": run_id, "runner": "FnApiRunner"} | options
+        prepared = rescan.RescanOptions([], **asked)
+        run = rescan.prepare(prepared)
+        rescan.launch(run, prepared).wait_until_finish()
         return read_manifest(run)
 
     first = scan_list("r1")
