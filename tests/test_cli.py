@@ -145,7 +145,7 @@ def test_a_pipe_is_no_list_since_the_workers_cannot_read_it_again(images, tmp_pa
     arguments = ["--input_list", f"/dev/fd/{pipe}", "--output", str(tmp_path / "out"), "--workers", "1"]
     assert cli.main(["scan", *arguments]) == cli.EXIT_USAGE
     [error] = capsys.readouterr().err.splitlines()
-    assert f"/dev/fd/{pipe}: not a file; a pipe can be read only once: write it to a file" in error
+    assert f"/dev/fd/{pipe}: not a file: a folder, or a pipe or device, which can be read only once" in error
     with open(pipe) as file:
         assert file.read() == lines
     assert not (tmp_path / "out").exists()

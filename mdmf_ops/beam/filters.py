@@ -67,7 +67,7 @@ class Filters:
         if is_gcs(ref.uri) or is_gcs(self.output) or not _ENDS_AS_WRITTEN.search(ref.uri):
             return False
         # A link may lead to the output, or to the source.
-        folder, name = os.path.split(os.fsdecode(local_path(ref.uri)))
+        folder, name = os.path.split(local_path(ref.uri))
         return _lies_as_written(f"{os.path.realpath(folder)}/{name}", os.path.realpath(self.output))
 
 

@@ -10,10 +10,12 @@ import string
 import threading
 import time
 import weakref
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +56,7 @@ ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError, DataCorruption, Reque
 _LISTED = "items(name,generation,size,timeCreated,crc32c),nextPageToken"
 """All that is asked of a listing: a page of 1,000 objects is one request, and none follows for an object."""
 
-PAGE = 1000
+_PAGE = 1000
 """Objects in one answer, at most: the store's own limit."""
 
 _CHUNK_BYTES = 8 << 20
@@ -64,8 +66,6 @@ _CONNECTIONS = 96
 
 _NEXT_CHARACTERS = string.digits + string.ascii_letters
 """What cuts names that lie in too few folders to cut them there."""
-
-_MAX_SHARED_CHARACTERS = 64
 
 
 @lru_cache(maxsize=1)
@@ -140,59 +140,43 @@ def list_objects(bucket: str, prefix: str, start: str = "", end: str = "") -> It
 
 
 def cut(bucket: str, prefix: str, count: int) -> list[str]:
-    """Names that cut all that lies under a prefix into about `count` ranges, up to four times as many; none if one
-    request lists it.
+    """Names that cut all that lies under a prefix into about `count` ranges, up to four times as many; none if it fits
+    a page.
 
     Objects beside folders belong to the range that they sort into.
     """
-    if fits_a_page(bucket, prefix):
+    if len(list(islice(list_objects(bucket, prefix), _PAGE + 1))) <= _PAGE:
         return []
     cuts, level = set(), [prefix]
     while level and len(cuts) < count:
-        level = [folder for parent in level[:count] for folder in subfolders(bucket, parent)]
+        level = [folder for parent in level[:count] for folder in _subfolders(bucket, parent)]
         cuts.update(level)
     if len(cuts) < count:
-        start = shared_start(bucket, prefix)
+        start = _shared_start(bucket, prefix)
         cuts.update(start + character for character in _NEXT_CHARACTERS)
     return sorted(cuts)[:: 1 + len(cuts) // (4 * count)]
 
 
-def fits_a_page(bucket: str, prefix: str) -> bool:
-    """Whether one request lists all that is under a prefix."""
-    blobs = client().list_blobs(bucket, prefix=prefix, page_size=PAGE, fields="items(name),nextPageToken", retry=RETRY)
-    with _plain_errors(f"gs://{bucket}/{prefix}"):
-        next(blobs.pages, None)
-    return blobs.next_page_token is None
-
-
-def subfolders(bucket: str, prefix: str) -> list[str]:
+def _subfolders(bucket: str, prefix: str) -> list[str]:
     """Prefixes of the folders right under a prefix, as far as one request tells."""
     blobs = client().list_blobs(
-        bucket, prefix=prefix, delimiter="/", max_results=PAGE, fields="prefixes,nextPageToken", retry=RETRY
+        bucket, prefix=prefix, delimiter="/", max_results=_PAGE, fields="prefixes,nextPageToken", retry=RETRY
     )
     with _plain_errors(f"gs://{bucket}/{prefix}"):
         next(blobs.pages, None)
     return sorted(blobs.prefixes)
 
 
-def shared_start(bucket: str, prefix: str) -> str:
-    """What all names under a prefix start with, `in/IMG_` of `in/IMG_0001.jpg` and its like: eight requests."""
-    first = _first(bucket, prefix, prefix) or prefix
-    shortest, longest = len(prefix), min(len(first), len(prefix) + _MAX_SHARED_CHARACTERS)
-    while shortest < longest:
-        middle = (shortest + longest + 1) // 2
-        if _first(bucket, prefix, f"{first[:middle]}\U0010ffff") is None:  # none sorts behind those that start so
-            shortest = middle
-        else:
-            longest = middle - 1
-    return first[:shortest]
+def _shared_start(bucket: str, prefix: str) -> str:
+    """What all names under a prefix start with, `in/IMG_` of `in/IMG_0001.jpg` and its like: some ten requests."""
+    first = next((split(ref.uri)[1] for ref in list_objects(bucket, prefix)), prefix)
 
+    def is_passed(length: int) -> bool:
+        """Whether a name sorts behind all that start with so many characters of the first one."""
+        return any(True for _ in list_objects(bucket, prefix, f"{first[:length]}\U0010ffff"))
 
-def _first(bucket: str, prefix: str, start: str) -> str | None:
-    blobs = client().list_blobs(
-        bucket, prefix=prefix, start_offset=start or None, page_size=1, fields="items(name),nextPageToken", retry=RETRY
-    )
-    return next((blob.name for blob in blobs if blob.name >= start), None)
+    lengths = range(len(prefix) + 1, len(first) + 1)
+    return first[: len(prefix) + bisect_left(lengths, True, key=is_passed)]
 
 
 def stat_object(uri: str) -> ImageRef | None:

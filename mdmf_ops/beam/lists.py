@@ -40,7 +40,7 @@ def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
         FileNotFoundError: the list is not there.
         ValueError: it has no such column, is no CSV or Parquet file, or lies in a bucket and names local files.
     """
-    base = PurePosixPath(os.fsdecode(local_path(path))).parent
+    base = PurePosixPath(local_path(path)).parent
     for text in _entries(path, column):
         if text.strip():
             ref = _ref(text, base)
@@ -52,12 +52,14 @@ def read_list(path: str, column: str = "uri") -> Iterator[ImageRef]:
 def _entries(path: str, column: str) -> Iterator[str]:
     with open_file(path) as file:
         if path.lower().endswith(".parquet"):
-            parquet = pq.ParquetFile(file)
-            _check_column(path, column, parquet.schema_arrow.names)
-            if pa.types.is_nested(kind := parquet.schema_arrow.field(column).type):
-                raise ValueError(f"{path}: column {column!r} is {kind}, not text")
-            for batch in parquet.iter_batches(columns=[column]):
-                yield from (text or "" for text in batch.column(0).cast(pa.string()).to_pylist())
+            try:
+                parquet = pq.ParquetFile(file)
+                _check_column(path, column, parquet.schema_arrow.names)
+                for batch in parquet.iter_batches(columns=[column]):
+                    # Of bytes: the name of a local file need not be UTF-8.
+                    yield from (os.fsdecode(name or b"") for name in batch.column(0).cast(pa.binary()).to_pylist())
+            except pa.ArrowException as error:
+                raise ValueError(f"{path}: no text in column {column!r}: {error}") from error
             return
         lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if path.lower().endswith(".csv"):
@@ -67,7 +69,9 @@ def _entries(path: str, column: str) -> Iterator[str]:
                 for row in rows:
                     if None in row:  # a comma without quotes: what stands in the column is a piece of a name
                         raise ValueError(f"{path}: line {rows.line_num}: more fields than columns: quote its commas")
-                    yield row[column] or ""
+                    if row[column] is None:
+                        raise ValueError(f"{path}: line {rows.line_num}: ends before column {column!r}")
+                    yield row[column]
             except csv.Error as error:
                 raise ValueError(f"{path}: after line {rows.line_num}: {error}") from error
         else:
@@ -80,20 +84,17 @@ def _check_column(path: str, column: str, columns: list[str]) -> None:
 
 
 def _ref(text: str, base: PurePosixPath) -> ImageRef:
-    scheme = text.partition("://")[0] if "://" in text else None
     printable = text.encode(errors="backslashreplace").decode()
     container, member = split_member(text)
-    if scheme == "gs":
+    if is_gcs(text):
         fit = printable == text and is_object(container)
         return _named(container, member) if fit else _unfit(printable, "gs://BUCKET/NAME in UTF-8 is expected")
-    if scheme not in (None, "file"):
-        return _unfit(printable, "local paths and gs:// are read, nothing else")
-    if scheme == "file":
+    if text.startswith("file://"):
         if not is_file_uri(text):
             return _unfit(printable, "file:///PATH, percent-encoded, is expected")
-        path = os.fsdecode(local_path(container))
-    else:
-        path = str(base / container)
+    elif "://" in text:
+        return _unfit(printable, "local paths and gs:// are read, nothing else")
+    path = str(base / local_path(container))
     if "\0" in f"{path}{member}":
         return _unfit(printable, "a null character")
     return _named(local_uri(direct_path(path)), member)
@@ -119,7 +120,7 @@ def complete(ref: ImageRef) -> ImageRef:
         return ref
     container, member = split_member(ref.uri)
     try:
-        listed = gcs().stat_object(container) if is_gcs(container) else local_ref(os.fsdecode(local_path(container)))
+        listed = gcs().stat_object(container) if is_gcs(container) else local_ref(local_path(container))
     except (ValueError, *store_errors(container)) as error:  # ValueError: no name
         return ref._replace(error=read_error(error, ref)) if is_shard(container) else ref
     if member is not None:

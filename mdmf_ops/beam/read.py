@@ -1,7 +1,6 @@
 """From where an image lies to its bytes: `fetch_image`, `FetchImages`, `ReadImages`."""
 
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from apache_beam.transforms.window import WindowedValue
 
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
-from mdmf_ops.beam.storage import gcs, is_gcs, local_path, read_error
+from mdmf_ops.beam.storage import gcs, is_gcs, local_path, open_file, read_error
 from mdmf_ops.detector import ErrorCode, ImageError, Limits
 
 _READS_AT_ONCE = 8
@@ -53,12 +52,9 @@ def fetch_image(ref: ImageRef, limits: Limits) -> Image:
 
 
 def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
-    path = local_path(ref.container)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # may be bytes
-        raise ImageError(ErrorCode.UNREADABLE, "not a file: a folder, pipe or device")
-    with open(path, "rb") as file:
+    with open_file(ref.container) as file:
         before = os.fstat(file.fileno())
-        if ref.message is not None and not _is_named(path, before):
+        if ref.message is not None and not _is_named(local_path(ref.container), before):
             raise ImageError(ErrorCode.CHANGED, "became a link since its message was read")
         if ref.modified_ns not in (None, before.st_mtime_ns):
             raise ImageError(ErrorCode.CHANGED, "written to since it was listed")
@@ -78,9 +74,9 @@ def _read_local(ref: ImageRef, limits: Limits) -> tuple[bytes, ImageRef]:
     return content, ref._replace(modified_ns=after.st_mtime_ns)
 
 
-def _is_named(path: str | bytes, opened: os.stat_result) -> bool:
+def _is_named(path: str, opened: os.stat_result) -> bool:
     """Whether what was opened is what a path without links names: the path was checked when its message was read."""
-    return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)  # may be bytes
+    return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)
 
 
 class _FetchDoFn(beam.DoFn):

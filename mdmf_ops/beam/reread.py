@@ -1,7 +1,6 @@
 """From a row back to the bytes that it is of, for whoever wants to see or dispute it."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ def reread(row: Mapping[str, Any], limits: Limits) -> Image:
     if member is not None:
         shard = ImageRef(container, ref.generation)
         if not is_gcs(container):
-            shard = local_ref(os.fsdecode(local_path(container)))
+            shard = local_ref(local_path(container))
         ref = find_member(uri, shard)._replace(uri=uri)
     image = fetch_image(ref, limits)
     if member is None and ref.generation is not None and image.error and image.error.code is ErrorCode.CHANGED:

@@ -6,7 +6,6 @@ skipped, pinned and retried like the others. Compressed tars have no such places
 """
 
 import os
-import stat
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from mdmf_ops.beam.image import ImageRef, split_member
-from mdmf_ops.beam.storage import gcs, is_gcs, local_path, read_error, store_errors
+from mdmf_ops.beam.storage import open_file, read_error, store_errors
 from mdmf_ops.detector import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line
 
@@ -64,12 +63,7 @@ def refuse_name_of_member(ref: ImageRef) -> ImageRef:
 
 
 def _open(shard: ImageRef) -> BinaryIO:
-    if is_gcs(shard.uri):
-        return gcs().open_object(shard.uri, shard.generation)
-    path = local_path(shard.uri)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # may be bytes
-        raise OSError("not a file: a folder, pipe or device")  # a pipe would be waited for without end
-    return open(path, "rb")
+    return open_file(shard.uri, shard.generation)
 
 
 def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:

@@ -11,7 +11,7 @@ archive, and a large source is cut into parts that workers list side by side.
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,8 @@ from mdmf_ops.beam.storage import absolute, direct_path, gcs, is_gcs, local_path
 from mdmf_ops.progress import Progress
 
 _PARTS = 64
-"""A source is cut into about this many parts, each at least a request: a year of daily folders lists in parallel."""
+"""A prefix of a bucket is cut into about this many parts, each at least a request. A local folder is cut at every
+folder in it: a year of daily folders lists in parallel."""
 
 
 class Part(NamedTuple):
@@ -48,7 +49,7 @@ class Part(NamedTuple):
     recursive: bool = True
 
 
-def split_source(source: str) -> list[Part]:
+def split_source(source: str) -> Iterable[Part]:
     """Cuts a source into parts that together are all of it and do not overlap.
 
     Args:
@@ -58,32 +59,31 @@ def split_source(source: str) -> list[Part]:
         FileNotFoundError: nothing is there.
     """
     source = absolute(source)
-    return _split_gcs(source) if is_gcs(source) else _split_local(_local_source(source), source)
+    return _split_gcs(source) if is_gcs(source) else _split_local(source)
 
 
-def _local_source(source: str) -> str:
-    return direct_path(os.fsdecode(local_path(source)))
-
-
-def _split_local(path: str, source: str) -> list[Part]:
+def _split_local(source: str) -> Iterator[Part]:
+    path, pattern = _local_source(source), None
     # A name that exists is meant as it stands, brackets and stars included.
-    pattern = None
     if Path(path).is_dir():
         root = path
     elif os.path.lexists(path):
-        return [Part(source, path)]
+        yield Part(source, path)
+        return
     elif glob.has_magic(path):
         root, pattern = fixed_folder(path), path
     else:
         raise _nothing(source)
     if not Path(root).is_dir():
         raise _nothing(source)
-    with os.scandir(root) as entries:
-        paths = (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-        folders = list(islice((folder for folder in paths if may_hold(folder, pattern)), 4 * _PARTS + 1))
-    if len(folders) > 4 * _PARTS:
-        return [Part(source, root)]
-    return [Part(source, root, recursive=False), *(Part(source, folder) for folder in folders)]
+    for entry in _entries(root, root):
+        if entry.is_dir(follow_symlinks=False) and may_hold(entry.path, pattern):
+            yield Part(source, entry.path)
+    yield Part(source, root, recursive=False)  # last: it finds out if the root was deleted meanwhile
+
+
+def _local_source(source: str) -> str:
+    return direct_path(local_path(source))
 
 
 def _split_gcs(source: str) -> list[Part]:
@@ -102,12 +102,6 @@ def _folder(name: str) -> str:
 
 
 def list_part(part: Part) -> Iterator[ImageRef]:
-    """Lists the images of a part; those of a tar shard one by one."""
-    for ref in _list_files(part):
-        yield from list_members(ref) if is_shard(ref.uri) else [ref]
-
-
-def _list_files(part: Part) -> Iterator[ImageRef]:
     """Lists the files of a part; a tar shard is one."""
     return map(refuse_name_of_member, _list_gcs(part) if is_gcs(part.source) else _list_local(part))
 
@@ -137,7 +131,9 @@ def _list_local(part: Part) -> Iterator[ImageRef]:
             if entry.is_dir(follow_symlinks=False):
                 if part.recursive and may_hold(entry.path, pattern):
                     folders.append(entry.path)
-            elif not _leads_to_folder(entry) and (matches is None or matches.fullmatch(entry.path)):
+            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # False where it cannot be told
+                continue
+            elif matches is None or matches.fullmatch(entry.path):
                 yield local_ref(entry.path)
 
 
@@ -153,13 +149,6 @@ def _entries(folder: str, top: str) -> Iterator[os.DirEntry]:
         yield from entries
 
 
-def _leads_to_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, through a file, or to a name too long: reading says so
-        return False
-
-
 def _nothing(source: str) -> FileNotFoundError:
     return FileNotFoundError(f"{source}: nothing there: neither a file, nor a folder or glob with files in it")
 
@@ -171,10 +160,10 @@ def list_images(source: str) -> Iterator[ImageRef]:
         FileNotFoundError: nothing is there.
     """
     found = False
-    for part in split_source(source):
-        for ref in list_part(part):
+    for ref in chain.from_iterable(map(list_part, split_source(source))):
+        for image in list_named(ref, ask=False):
             found = True
-            yield ref
+            yield image
     if not found:
         raise _nothing(source)
 
@@ -185,7 +174,7 @@ def file_of(ref: ImageRef) -> str:
 
 
 def list_named(ref: ImageRef, ask: bool) -> Iterable[ImageRef]:
-    """The image that an entry of a list names, or the images of the shard that it names.
+    """A file or an entry of a list as images: itself, or those in it if it is a shard.
 
     Args:
         ask: for what the entry does not say, one request; an image in a shard has no place without.
@@ -198,7 +187,7 @@ def list_named(ref: ImageRef, ask: bool) -> Iterable[ImageRef]:
 class _ListDoFn(beam.DoFn):
     """Parts to refs that the filters admit, and to `shards` beside the source that each is of.
 
-    A source of which a part or a shard has an image is also `found`.
+    A source of which there is an image is also `found`.
     """
 
     def __init__(self, filters: Filters, progress: Progress | None):
@@ -208,10 +197,10 @@ class _ListDoFn(beam.DoFn):
         self._left_out = Metrics.counter(NAMESPACE, "images_left_out")
 
     def process(self, part: Part) -> Iterator[ImageRef]:
-        yield from self._images(part.source, _list_files(part))
+        yield from self._images(part.source, list_part(part))
 
-    def _images(self, source: str, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        found = False
+    def _images(self, source: str | None, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+        found = source is None
         for ref in refs:
             if is_shard(ref.uri) and ref.error is None:
                 yield TaggedOutput("shards", (source, ref))
@@ -234,24 +223,16 @@ class _ListDoFn(beam.DoFn):
                 yield ref
 
 
-class _ListShardDoFn(_ListDoFn):
-    """Shards to refs of the images in them."""
+class _ListNamedDoFn(_ListDoFn):
+    """Shards beside their sources, and entries of lists beside None, grouped by file, to refs of images."""
 
-    def process(self, named: tuple[str, ImageRef]) -> Iterator[ImageRef]:
-        source, shard = named
-        yield from self._images(source, list_members(shard))
-
-
-class _CompleteDoFn(_ListDoFn):
-    """Refs of a list of URIs, completed where something asks for it."""
-
-    def __init__(self, filters: Filters, progress: Progress | None, always: bool):
+    def __init__(self, ask: bool, filters: Filters, progress: Progress | None):
         super().__init__(filters, progress)
-        self._always = always
+        self._ask = ask or filters.ask_more_than_the_name
 
-    def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        for image in list_named(ref, self._always or self._filters.ask_more_than_the_name):
-            yield from self._admit(image)
+    def process(self, group: tuple[str, Iterable[tuple[str | None, ImageRef]]]) -> Iterator[ImageRef]:
+        for source, ref in group[1]:
+            yield from self._images(source, list_named(ref, self._ask))
 
 
 class MatchImages(beam.PTransform):
@@ -303,27 +284,27 @@ class MatchImages(beam.PTransform):
             | "SpreadParts" >> beam.Reshuffle()
             | "List" >> beam.ParDo(_ListDoFn(*listing)).with_outputs("found", "shards", main="refs")
         )
-        members = (
-            listed.shards
-            | "SpreadShards" >> beam.Reshuffle()  # of a folder of shards each is listed by another worker
-            | "ListShards" >> beam.ParDo(_ListShardDoFn(*listing)).with_outputs("found", main="refs")
-        )
-        named = (
+        entries = (
             pbegin
             | "Lists" >> beam.Create(self._lists)
-            | "ReadLists" >> beam.FlatMap(read_list, self._column).with_output_types(ImageRef)
-            | "SpreadNamed" >> beam.GroupBy(file_of)  # the images of a shard together: it is listed once
-            | "Named" >> beam.FlatMapTuple(lambda _file, refs: refs).with_output_types(ImageRef)
-            | "Complete" >> beam.ParDo(_CompleteDoFn(*listing, self._complete_lists))
+            | "ReadLists" >> beam.FlatMap(read_list, self._column)
+            | "OfNoSource" >> beam.WithKeys(None)
         )
-        found = (listed.found, members.found) | "Found" >> beam.Flatten() | beam.Distinct()
+        named = (
+            (listed.shards, entries)
+            | "ShardsAndEntries" >> beam.Flatten()
+            # By file: a shard of which a list names images is listed once, and those of a folder by several workers.
+            | "SpreadNamed" >> beam.GroupBy(lambda named: file_of(named[1]))
+            | "Named" >> beam.ParDo(_ListNamedDoFn(self._complete_lists, *listing)).with_outputs("found", main="refs")
+        )
+        found = (listed.found, named.found) | "Found" >> beam.Flatten() | beam.Distinct()
         checked = (
             pbegin
             | "Once" >> beam.Create([None], reshuffle=False)
             | "CheckFound" >> beam.Map(_check_found, self._sources, AsList(found))
         )
         return (
-            (listed.refs, members.refs, named)
+            (listed.refs, named.refs)
             | beam.Flatten()
             | "KeyByUri" >> beam.WithKeys(lambda ref: ref.uri).with_output_types(tuple[str, ImageRef])
             | "OnePerUri" >> beam.GroupByKey()

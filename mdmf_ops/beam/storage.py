@@ -119,14 +119,18 @@ def direct_path(path: str) -> str:
     return str(direct)
 
 
-def local_path(uri: str) -> str | bytes:
+def local_path(uri: str) -> str:
     """Local path of a path or `file://` URI."""
-    return unquote_to_bytes(urlsplit(uri).path) if uri.startswith("file://") else uri
+    return os.fsdecode(unquote_to_bytes(urlsplit(uri).path)) if uri.startswith("file://") else uri
 
 
-def open_file(path: str) -> BinaryIO:
-    """Opens a file for reading, seekable. Raises FileNotFoundError."""
-    return gcs().open_object(path) if is_gcs(path) else open(local_path(path), "rb")
+def open_file(path: str, generation: int | None = None) -> BinaryIO:
+    """Opens a file, or an object of the generation if one is named, for reading, seekable. Raises FileNotFoundError."""
+    if is_gcs(path):
+        return gcs().open_object(path, generation)
+    if not stat.S_ISREG(os.stat(local_path(path)).st_mode):  # noqa: PTH116
+        raise OSError(f"{path}: not a file: a folder, or a pipe or device, which can be read only once")
+    return open(local_path(path), "rb")
 
 
 def exists(path: str) -> bool:
@@ -187,40 +191,30 @@ def list_files(folder: str, prefix: str) -> Iterator[StoredFile]:
     Raises:
         OSError: what is there may not be listed. It is not empty, and whoever deletes would take it for that.
     """
+    start = f"{folder}/{prefix}"
     if is_gcs(folder):
-        bucket, name = gcs().split(folder)
-        for ref in gcs().list_objects(bucket, f"{name}/{prefix}" if name else prefix):
+        for ref in gcs().list_objects(*gcs().split(start)):
             yield StoredFile(ref.uri, ref.size_bytes, ref.modified_ns)
         return
-    below, _, start = prefix.rpartition("/")
-    for entry in _entries(Path(folder, below)):
-        if entry.name.startswith(start):
-            if entry.is_dir():
-                yield from _files_under(entry.path)
-            else:
-                yield from _file(entry)
-
-
-def _files_under(folder: str) -> Iterator[StoredFile]:
-    folders = [folder]
+    top = start.rpartition("/")[0]
+    folders = [top]
     while folders:
-        for entry in _entries(folders.pop()):
-            if entry.is_dir(follow_symlinks=False):
+        below = folders.pop()
+        for entry in _entries(below):
+            if not entry.path.startswith(start):
+                continue
+            if entry.is_dir(follow_symlinks=below == top):  # a day may be kept on another disk
                 folders.append(entry.path)
-            else:
-                yield from _file(entry)
+                continue
+            with suppress(FileNotFoundError):  # a link to nothing, or deleted since
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield StoredFile(entry.path, status.st_size, status.st_mtime_ns)
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
+def _entries(folder: str) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except FileNotFoundError:
         return []
-
-
-def _file(entry: os.DirEntry) -> Iterator[StoredFile]:
-    with suppress(FileNotFoundError):  # a link to nothing, or deleted since
-        status = entry.stat()
-        if stat.S_ISREG(status.st_mode):
-            yield StoredFile(entry.path, status.st_size, status.st_mtime_ns)

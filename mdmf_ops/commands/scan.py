@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import signal
-import stat
 import sys
 import tempfile
 import traceback
@@ -48,7 +47,7 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.sources import file_of, list_images, list_named
-from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs, local_path
+from mdmf_ops.beam.storage import absolute, exists, gcs, is_gcs
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain, is_among
 from mdmf_ops.commands.terminal import console, every, plain
 from mdmf_ops.cores import usable_cores
@@ -169,7 +168,7 @@ def _check(options: RescanOptions) -> Run:
                 next(list_images(source))
         for path in options.input_list:
             if not is_gcs(path):
-                _check_list(path, options.list_column)
+                next(read_list(path, options.list_column), None)
         if previous is not None and not is_gcs(previous):
             next(committed_files(previous, scan), None)
     except (OSError, ValueError, AssetError, ManifestError) as error:
@@ -186,13 +185,6 @@ def _check_utf8(options: RescanOptions) -> None:
         except UnicodeEncodeError as error:
             way = f"say {Path(absolute(name)).as_uri()}" if name in sources and not is_gcs(name) else "rename it"
             raise UsageError(f"{name}: the name is not UTF-8; {way}") from error
-
-
-def _check_list(path: str, column: str) -> None:
-    if not stat.S_ISREG(os.stat(local_path(path)).st_mode):  # noqa: PTH116  # may be bytes
-        # Looking into a pipe takes out of it what the workers are to read.
-        raise UsageError(f"--input_list {path}: not a file; a pipe can be read only once: write it to a file")
-    next(read_list(path, column), None)
 
 
 def _dry_run(scan: Run, options: RescanOptions, as_json: bool) -> int:

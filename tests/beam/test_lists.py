@@ -177,11 +177,43 @@ def test_a_name_with_a_comma_that_is_not_quoted_is_no_other_image(tmp_path, line
         list(read_list(str(path)))
 
 
-@pytest.mark.parametrize("kind", [pa.struct({"a": pa.string()}), pa.list_(pa.string())])
+def test_a_row_that_ends_before_the_column_is_not_left_out(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("n,uri\n1,/a.jpg\n\n/b.jpg\n3,/c.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.csv: line 4: ends before column 'uri'"):
+        list(read_list(str(path)))
+
+
+def test_a_device_or_a_folder_is_no_list(tmp_path):
+    for path in (os.devnull, str(tmp_path)):
+        with pytest.raises(OSError, match=f"{path}: not a file"):
+            list(read_list(path))
+
+
+@pytest.mark.parametrize("kind", [pa.struct({"a": pa.string()}), pa.list_(pa.string()), pa.int64()])
 def test_a_column_of_no_text_is_said_in_a_line(tmp_path, kind):
     pq.write_table(pa.table({"uri": pa.array([None], kind)}), tmp_path / "list.parquet")
-    with pytest.raises(ValueError, match=r"list\.parquet: column 'uri' is (struct|list)<.*>, not text"):
+    with pytest.raises(ValueError, match=r"list\.parquet: no text in column 'uri': .* from (struct<|list<|int64)"):
         list(read_list(str(tmp_path / "list.parquet")))
+
+
+def test_a_parquet_list_that_is_none_is_named(tmp_path):
+    (tmp_path / "list.parquet").write_text("uri\n/a.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.parquet: no text in column 'uri': .*magic bytes"):
+        list(read_list(str(tmp_path / "list.parquet")))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_a_name_in_a_parquet_list_that_is_not_utf8_is_read_and_costs_no_other(tmp_path, kind):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (tmp_path / name).write_bytes(b"content")
+    written = pa.array([b"a.jpg", os.fsencode(name), b"gs://b/caf\xe9.jpg"], pa.binary())
+    column = pa.Array.from_buffers(kind, 3, written.buffers())
+    pq.write_table(pa.table({"uri": column}), tmp_path / "list.parquet")
+    plain, local, remote = read_list(str(tmp_path / "list.parquet"))
+    assert plain.uri == str(tmp_path / "a.jpg")
+    assert fetch_image(local, Limits()).content == b"content"
+    assert remote.error.code is ErrorCode.BAD_URI
 
 
 @pytest.mark.parametrize("name", ["d/" * 600 + "a.jpg", "control\x01.jpg", "line\nbreak.jpg", "100%.jpg", "a ü.jpg"])

@@ -54,9 +54,20 @@ def test_parts_of_a_folder_cover_it_once(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         expected.append(str(path))
-    parts = split_source(str(tmp_path))
+    parts = list(split_source(str(tmp_path)))
     assert len(parts) == 3
     assert sorted(ref.uri for part in parts for ref in list_part(part)) == sorted(expected)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*/*", "/2*/**"])
+def test_a_year_of_daily_folders_is_a_part_for_each_day(tmp_path, pattern):
+    days = [tmp_path / f"2026-{day:03d}" for day in range(365)]
+    for day in days:
+        day.mkdir()
+        (day / "a.jpg").touch()
+    *parts, rest = split_source(f"{tmp_path}{pattern}")
+    assert sorted([ref.uri for ref in list_part(part)] for part in parts) == [[f"{day}/a.jpg"] for day in days]
+    assert list(list_part(rest)) == []
 
 
 # As Python's own: components of letters, stars and question marks, with `**` only where it is a whole component.
@@ -167,7 +178,7 @@ def vanishing(tmp_path, monkeypatch):
     ("gone", "left"), [("y", ["a", "x/b", "x/deep/c"]), ("deep", ["a", "x/b", "y/d"]), ("x", ["a", "y/d"])]
 )
 def test_a_folder_that_is_deleted_while_it_is_listed_is_no_image_and_no_failure(vanishing, pattern, gone, left):
-    parts = split_source(f"{vanishing.root}{pattern}")
+    parts = list(split_source(f"{vanishing.root}{pattern}"))
     vanishing.names.append(gone)
     found = [ref.uri for part in parts for ref in list_part(part)]
     assert sorted(found) == [f"{vanishing.root}/{name}.jpg" for name in left]
@@ -175,7 +186,7 @@ def test_a_folder_that_is_deleted_while_it_is_listed_is_no_image_and_no_failure(
 
 @pytest.mark.parametrize("source", ["photos", "photos/**", "photos/*.jpg", "photos/a.jpg"])
 def test_a_source_that_is_deleted_while_it_is_listed_fails_every_part(vanishing, source):
-    parts = split_source(str(vanishing.root.parent / source))
+    parts = list(split_source(str(vanishing.root.parent / source)))
     shutil.rmtree(vanishing.root)
     for part in parts:
         with pytest.raises(FileNotFoundError):
@@ -390,7 +401,7 @@ def upstream(pipeline, label):
     return [node.full_label for node in nodes[1:]]
 
 
-@pytest.mark.parametrize(("step", "spread"), [("ReadLists", "Lists/"), ("ListShards", "SpreadShards/")])
+@pytest.mark.parametrize(("step", "spread"), [("ReadLists", "Lists/"), ("Named", "SpreadNamed/")])
 def test_lists_and_shards_are_each_read_by_whichever_worker_is_free(step, spread):
     pipeline = beam.Pipeline(options=PipelineOptions([]))
     _ = pipeline | MatchImages(["gs://b/shards"], lists=["gs://b/0.parquet", "gs://b/1.parquet"])
