@@ -44,6 +44,15 @@ class Assets:
         """SHA-256 of one of the files, in hex."""
         return self.manifest["files"][file]["sha256"]
 
+    def table(self, *names: str) -> Mapping[str, Any]:
+        """A table of the manifest, each name within the table before. Raises AssetError where it is not there."""
+        found = self.manifest
+        for name in names:
+            found = found.get(name)
+            if not isinstance(found, dict):
+                raise AssetError(f"{self.folder / MANIFEST}: {' '.join(names)}: not there, or no table")
+        return found
+
     def path(self, file: str) -> Path:
         """Path of a file that the manifest lists."""
         if file not in self.manifest["files"]:
@@ -135,8 +144,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     expected = _detector_id(manifest)
     if manifest.get("detector_id") != expected:
         raise AssetError(f"{path}: expected detector_id {expected}, found {manifest.get('detector_id')!r}")
-    for file in manifest["files"]:
-        _check_name(path, file)
+    if odd := [file for file in manifest["files"] if not _FILE_NAME.fullmatch(file)]:
+        raise AssetError(f"{path}: expected plain file names, found {odd[0]!r}")
     return manifest
 
 
@@ -147,7 +156,7 @@ def write_assets(folder: Path, name: str, files: list[str], content: Mapping[str
         folder: the detector's folder.
         name: first part of the detector's id.
         files: names, within the folder, of all that the score depends on.
-        content: what else the manifest says: backbone, signature, training, metrics, created.
+        content: what else the manifest says: backbone, signature, bank, training, calibration, created.
     """
     manifest = {"format": FORMAT, "name": name, **content}
     manifest["files"] = {file: describe_file(folder / file) for file in sorted(files)}
@@ -178,8 +187,3 @@ def _detector_id(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "detector_id"}
     canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return f"{manifest['name']}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
-
-
-def _check_name(path: Path, file: str) -> None:
-    if not _FILE_NAME.fullmatch(file):
-        raise AssetError(f"{path}: expected plain file names, found {file!r}")

@@ -67,13 +67,14 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         if getattr(arguments, option) and not arguments.leave_one_out:
             raise UsageError(f"--{option} goes with --leave_one_out: it is about sources left out of training")
     images = read_images(arguments)
-    generators = sources(images, generated=True)
-    if arguments.leave_one_out and len(generators) == 1:
-        raise UsageError(f"--leave_one_out: {generators[0]} is the only generator: none is left to train on without it")
+    for kind, generated in (("generator", True), ("real source", False)):
+        if arguments.leave_one_out and len(names := sources(images, generated)) == 1:
+            raise UsageError(f"--leave_one_out: {names[0]} is the only {kind}: none is left without it")
     torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     with told_in_a_line():
         arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured in vain
         detector = Detector.load(arguments.assets, device="cpu")
+        detector.assets.table("calibration", "sources")  # a manifest without it is refused here, not by the report
         bench = Bench(detector, images, arguments.work, arguments.leave_one_out, progress_bar)
         if arguments.splices:
             bench.donors()  # where there are too few it says so

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -10,8 +11,6 @@ from pathlib import Path
 import model_assets
 from mdmf_ops.cli import UsageError
 from mdmf_ops.training.data import LabelledImage, read_folders, read_index, read_pairs, sources
-
-DEFAULT_WORK = Path("work")
 
 _ROWS = {"all", "mean"}
 """Of tables of an evaluation, beside those of the sources."""
@@ -34,7 +33,7 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work",
         type=Path,
-        default=DEFAULT_WORK,
+        default=Path("work"),
         metavar="DIR",
         help="computed features and checkpoints; an interrupted command goes on from the last that is finished"
         " (default: %(default)s)",
@@ -58,21 +57,14 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
     counts = Counter(image.path.resolve() for image in images)
     if twice := next((path for path, count in counts.items() if count > 1), None):
         raise UsageError(f"{twice}: given more than once; an image counts once, under one label and source")
-    if odd := sorted(image.source for image in images if not _is_text(image.source)):
+    # A name that is no text in UTF-8 has bytes of it as surrogates.
+    if odd := sorted(image.source for image in images if re.search("[\ud800-\udfff]", image.source)):
         raise UsageError(f"{odd[0]!a}: the name of a source is not UTF-8, and no report can have it; rename it")
     if both := sorted(set(sources(images, generated=False)) & set(sources(images, generated=True))):
         raise UsageError(f"{', '.join(both)}: real and generated images under one source name; rename one")
     if taken := sorted(_ROWS & {image.source for image in images}):
         raise UsageError(f"{', '.join(taken)}: no name of a source, but of a row of an evaluation; rename it")
     return images
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

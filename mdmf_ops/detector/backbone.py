@@ -14,10 +14,6 @@ from torch.nn import functional as F
 from mdmf_ops.detector.frequencies import FREQUENCY_DIM, log_energies
 from mdmf_ops.detector.tiles import TileGeometry
 
-_USED = 0.8
-"""Share of what the weights leave of an accelerator's memory that activations may fill: the rest is for the bank's
-kernels, workspaces, gaps."""
-
 
 class Backbone(nn.Module):
     """What every extractor offers.
@@ -41,23 +37,6 @@ class Backbone(nn.Module):
         """One view of all numbers, where an extractor knows no better."""
         return ((0, self.embedding_dim),)
 
-    def activation_bytes(self, height_px: int, width_px: int) -> int:
-        """The most that one tile takes of an accelerator's memory on its way through, in float32."""
-        raise NotImplementedError
-
-    def weight_bytes(self) -> int:
-        """Size of the weights in memory."""
-        return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
-
-    def tiles_at_once(self, height_px: int, width_px: int, memory_bytes: int) -> int:
-        """The most tiles of this size that it is given at once; at least one, which may not fit.
-
-        It follows from the whole memory of the device, `memory_bytes`, not from what is free now: the same image is cut
-        into the same batches each time, and running out of memory stays the exception.
-        """
-        room_bytes = _USED * (memory_bytes - self.weight_bytes())
-        return max(1, int(room_bytes // self.activation_bytes(height_px, width_px)))
-
     def embed(self, tiles: np.ndarray) -> Tensor:
         """Embeds one image.
 
@@ -75,10 +54,8 @@ class Backbone(nn.Module):
         # On a CPU one tile at a time bounds the memory; an accelerator is filled by all of them.
         if device.type == "cpu":
             return self._seen(torch.from_numpy(tiles), 1, device)
-        memory_bytes = torch.cuda.get_device_properties(device).total_memory
-        at_once = min(len(tiles), self.tiles_at_once(*tiles.shape[2:], memory_bytes))
         # From pinned memory they are copied while the device computes.
-        return self._seen(torch.from_numpy(tiles).pin_memory(), at_once, device)
+        return self._seen(torch.from_numpy(tiles).pin_memory(), len(tiles), device)
 
     def in_context(self, patches: Tensor) -> Tensor:
         """(K, f) of all patches of one image -> (K, d): as they are, where an extractor knows no better."""
@@ -132,8 +109,6 @@ class MicroBackbone(Backbone):
         (6, 3, 1, 320, True),
     )
 
-    # At the widest place, which is the frequencies' blocks and what becomes of them.
-    _BYTES_PER_PX = 80
     geometry = TileGeometry(patch_px=32, max_tile_px=512, max_tiles=4)
     stored_dtype = torch.float16
     _LOCAL_DIM = FREQUENCY_DIM + 2 * 40
@@ -165,9 +140,6 @@ class MicroBackbone(Backbone):
             session = self._sessions[os.getpid()] = _onnx_session(self.state_dict())
         run = session.run
         return torch.from_numpy(np.concatenate([run(None, {"tiles": tile[None]})[0] for tile in tiles])).flatten(0, 2)
-
-    def activation_bytes(self, height_px: int, width_px: int) -> int:
-        return self._BYTES_PER_PX * height_px * width_px
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/32, W/32, PATCH_DIM) float32."""

@@ -1,6 +1,6 @@
 """The reference bank: signatures of patches of real images, against which every image is compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,8 +85,7 @@ class Bank:
 
     def to(self, device: torch.device) -> "Bank":
         """The same bank on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
-        return Bank(**moved, compressed_from=self.compressed_from, error_bound=self.error_bound)
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file of the bank holds, by name."""

@@ -103,11 +103,6 @@ class Calibration:
         """The stratum of an image of so many patches."""
         return next(stratum for stratum in reversed(self.strata) if stratum.min_patches <= patches)
 
-    @property
-    def smallest_p_value(self) -> float:
-        """The least p-value that every stratum can give."""
-        return max(stratum.smallest_p_value for stratum in self.strata)
-
     def save(self, path: Path) -> None:
         """Writes the scores as JSON: few, and of use to an auditor as text."""
         strata = [
@@ -124,13 +119,10 @@ class Calibration:
     def load(cls, path: Path) -> "Calibration":
         """Reads what `save` wrote. Raises ValueError naming the file where it is not that."""
         try:
-            content = json.loads(path.read_text())
-            if "strata" not in content:  # as it was before there were strata
-                content = {"strata": [{**content, "min_patches": 0}]}
             return cls(
                 tuple(
                     Stratum(entry["calibration_id"], entry["min_patches"], np.asarray(entry["scores"], np.float32))
-                    for entry in content["strata"]
+                    for entry in json.loads(path.read_text())["strata"]
                 )
             )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:

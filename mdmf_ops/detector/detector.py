@@ -30,7 +30,7 @@ _DEVICE_THREAD = ThreadPoolExecutor(1, "mdmf-device")
 """Gives an accelerator one image after the other: its memory holds the activations of one, and cuDNN's settings are
 those of the process. Its plans, though, are each thread's own, and take seconds for every new size of tiles."""
 
-_UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
+_UNFIT = (TypeError, ValueError, OverflowError, RuntimeError)
 """What comes of a description in a manifest that is none."""
 
 
@@ -148,8 +148,7 @@ def exact_convolutions(device: torch.device) -> contextlib.AbstractContextManage
 
 def load_backbone(assets: model_assets.Assets) -> Backbone:
     """The backbone of checked assets, with its weights; they need no signature and no bank."""
-    found = assets.manifest.get("backbone")
-    description = found if isinstance(found, dict) else {}
+    description = assets.table("backbone")
     try:
         backbone = make_backbone(description.get("name"), description.get("options", {}))
     except ValueError as error:
@@ -182,15 +181,15 @@ def _described_signature(assets: model_assets.Assets) -> Signature:
     try:
         # A size that only claims to be is found before memory is taken for it.
         with torch.device("meta"):
-            return Signature(**assets.manifest["signature"])
+            return Signature(**assets.table("signature"))
     except _UNFIT as error:
         raise _unfit(assets, "signature", error) from error
 
 
 def load_bank(assets: model_assets.Assets) -> Bank:
     """The bank of checked assets, of signatures like theirs."""
+    description = assets.table("bank")
     try:
-        description = dict(assets.manifest["bank"])
         with torch.device("meta"):
             template = Bank.template(**description)
     except _UNFIT as error:

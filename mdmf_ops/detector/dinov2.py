@@ -158,13 +158,6 @@ class Dinov2Backbone(Backbone):
         """(T, 3, H, W) uint8 -> (T, 3, H, W) float32, as DINOv2 was trained: ImageNet's mean 0 and deviation 1."""
         return (tiles.float() / 255 - self.mean) / self.std
 
-    def activation_bytes(self, height_px: int, width_px: int) -> int:
-        # Pixels, twice; and at the widest place, an MLP, its hidden numbers twice and the tokens five times. Attention
-        # is fused (`scaled_dot_product_attention`): no matrix of tokens by tokens is kept.
-        tokens = 1 + height_px * width_px // PATCH_PX**2
-        numbers = 2 * 3 * PATCH_PX**2 + (2 * self.options.mlp_ratio + 5) * self.options.hidden_size
-        return 4 * tokens * numbers
-
     def forward(self, tiles: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (T, H/14, W/14, d) float32."""
         tokens = self.model(pixel_values=self.normalise(tiles)).last_hidden_state  # (T, 1 + H/14 * W/14, d)

@@ -85,9 +85,8 @@ class Scorer(ABC):
     """
 
     def __init__(self, terms: Terms, alpha: float, limits: Limits | None, threads: int, isolated: bool = True):
-        calibration = terms.calibration
-        if not calibration.smallest_p_value <= alpha < 1:
-            coarsest = max(calibration.strata, key=lambda stratum: stratum.smallest_p_value)
+        coarsest = max(terms.calibration.strata, key=lambda stratum: stratum.smallest_p_value)
+        if not coarsest.smallest_p_value <= alpha < 1:
             raise ValueError(
                 f"alpha={alpha} cannot be told: the p-values of {coarsest.calibration_id}"
                 f" reach from {coarsest.smallest_p_value:.2g} to 1"
@@ -136,12 +135,8 @@ class Scorer(ABC):
 
     def _one_by_one(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
         """While an image is scored, the next ones are decoded in a process of their own."""
-        for tiled in self._decoded(batch):
-            yield self._score(tiled)
-
-    def _decoded(self, batch: Sequence[bytes]) -> Iterator[TiledImage | ImageError]:
         decode = decode_in_turn if self.isolated else _decode_here
-        return decode(batch, self.terms.geometry, self.limits)
+        yield from map(self._score, decode(batch, self.terms.geometry, self.limits))
 
     def _score(self, tiled: TiledImage | ImageError) -> Score | ImageError:
         if isinstance(tiled, ImageError):

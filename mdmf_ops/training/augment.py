@@ -54,8 +54,7 @@ def _wide_chain(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if rng.random() < 0.15:
             image = image.filter(ImageFilter.GaussianBlur(_log_uniform(0.3, 2.0, rng)))
         if rng.random() < 0.15:
-            noise = rng.normal(0, _log_uniform(1, 15, rng), (image.height, image.width, 3))
-            image = Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
+            image = add_noise(image, _log_uniform(1, 15, rng), rng)
     image = _recode_at_random(image, rng, lowest_quality=85 if mild else 40)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
@@ -112,6 +111,12 @@ def resize(image: Image.Image, scale: float, rng: np.random.Generator) -> Image.
     scale = max(scale, 96 / min(image.size))
     size = tuple(max(round(side * scale), 96) for side in image.size)
     return image.resize(size, _FILTERS[rng.integers(len(_FILTERS))])
+
+
+def add_noise(image: Image.Image, sigma: float, rng: np.random.Generator) -> Image.Image:
+    """Adds normal noise, `sigma` on the scale of 0-255, to every channel of every pixel."""
+    noise = rng.normal(0, sigma, (image.height, image.width, 3))
+    return Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
 
 
 def recode(image: Image.Image, image_format: str, quality: int) -> Image.Image:

@@ -34,8 +34,9 @@ class Bench:
         work: where computed features are kept.
         left_out: train anew without each generator and real source that is judged.
 
-    Raises, in all methods:
-        ValueError: a class is missing, or the detector was trained on what it is to be judged by.
+    Raises:
+        ValueError: a class is missing, or the detector was trained on a generator that it is to be judged by. Nothing
+            is computed before.
     """
 
     def __init__(
@@ -46,7 +47,15 @@ class Bench:
         self.work = work
         self.left_out = left_out
         self.show = show
-        self.config = TrainingConfig.from_dict(detector.assets.manifest["training"]["config"])
+        self.config = TrainingConfig.from_dict(detector.assets.table("training", "config"))
+        trained = {label: detector.assets.table("training", "images", label) for label in ("real", "generated")}
+        self._trained_real = trained["real"]
+        if not left_out and (seen := sorted(trained["generated"].keys() & sources(images, generated=True))):
+            raise ValueError(
+                f"the detector was trained on {', '.join(seen)}: that measures nothing; try --leave_one_out"
+            )
+        if len({image.generated for image in images if self._is_test_image(image)}) < 2:
+            raise ValueError("both real and generated images are needed that no training saw")
 
     def results(self) -> Results:
         """The figures of every evaluation."""
@@ -104,10 +113,6 @@ class Bench:
         if image.generated:
             return countable(image)
         return image.held_out if self.left_out else unseen_real(image, self._trained_real)
-
-    @property
-    def _trained_real(self) -> Sequence[str]:
-        return self.detector.assets.manifest["training"]["images"]["real"]
 
     @cached_property
     def _test(self) -> Features:

@@ -23,14 +23,14 @@ CALIBRATION_CHAIN = "evaluation_chain"
 """Each image counts once, resized and encoded again as on the web. Of other copies of it, as it was found or small and
 worn, no more are flagged; counted as well, they spread a source's scores and hide half of the generated images."""
 
+SCORED_BY_ITSELF = "the detector, on images it was not trained on"
+SCORED_BY_OTHERS = "detectors that never saw the image's source"
+
 STRATA_MIN_PATCHES = (0, 64, 256)
 """Where strata begin: with patches of 32 px, the latter two are squares of 256 and of 512 px."""
 
 MIN_STRATUM_SCORES = 500
 """A stratum of fewer scores is joined to a neighbour."""
-
-SCORED_BY_ITSELF = "the detector, on images it was not trained on"
-SCORED_BY_OTHERS = "detectors that never saw the image's source"
 
 SOURCE_QUANTILES = (100, 1000)
 """Fewest and most of each source's scores in a stratum: they stand for the source, whether it has fifty images or
@@ -90,16 +90,16 @@ def _of_the_hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
     return np.repeat(grid, as_high - np.append(as_high[1:], 0))
 
 
-def _check_same_training(trained: Mapping[str, Mapping[str, int]], images: Sequence[LabelledImage]) -> None:
+def _check_same_training(known: Mapping[str, int], images: Sequence[LabelledImage]) -> None:
     """Raises ValueError where a training on these images would not see as many of each source as the detector's did."""
-    known = {**trained["real"], **trained["generated"]}
     others = {image.source for image in images} - known.keys()
     found = Counter(images[i].source for i in training_images(images, others))
     for name, count in known.items():
         if found[name] != count:
             raise ValueError(
                 f"{name}: the detector was trained on {count} images of it, and would be on {found[name]} of those"
-                " given here; calibration needs the images of the training, and its --pairs where it had any"
+                " given here; calibration needs the images of the training, and its --pairs where it had any;"
+                " --held_out calibrates on images it was not trained on"
             )
 
 
@@ -123,34 +123,33 @@ def calibrate(
     assets = model_assets.read_assets(folder)
     backbone, signature = load_model(assets)
     bank = load_bank(assets)
-    seen = assets.manifest["training"]["images"]["real"]
-    trained = [] if held_out else list(seen)
+    seen = assets.table("training", "images", "real")
+    known = {**seen, **assets.table("training", "images", "generated")}
     real = [image for image in images if not image.generated and (not held_out or unseen_real(image, seen))]
     if len(real) < 100:
         raise ValueError(f"{len(real)} real images are left: 100 at least, for a p-value of .01 to exist")
-    generators = assets.manifest["training"]["images"]["generated"]
-    missing = sorted({*trained, *generators} - {image.source for image in images})
-    if not held_out and (len(trained) < 2 or missing):
-        raise ValueError(
-            "calibration trains again without each real source: it needs two or more, and all images of the training"
-            f"{f', not without {missing}' if missing else ''}; --held_out calibrates on images it was not trained on"
-        )
     if not held_out:
-        _check_same_training(assets.manifest["training"]["images"], images)
+        if len(seen) < 2:
+            raise ValueError(
+                "calibration trains again without each real source, and the detector was trained on fewer than two;"
+                " --held_out calibrates on images it was not trained on"
+            )
+        _check_same_training(known, images)
     test = extract(real, backbone, CALIBRATION_CHAIN, 1, SEED, work, progress)
     scores = np.full(len(real), np.nan, np.float32)
-    rest = [i for i, image in enumerate(real) if image.source not in trained]
+    rest = [i for i, image in enumerate(real) if held_out or image.source not in seen]
     scores[rest] = score_features(test, rest, signature, bank)
-    if trained:
-        config = TrainingConfig.from_dict(assets.manifest["training"]["config"])
-        known = [image for image in images if image.source in trained or image.source in generators]
-        features = extract(known, backbone, "training_chain", config.copies, config.seed, work, progress)
-        for fold in leave_out(trained, known, features, config, real, [test], progress):
+    if not held_out:
+        config = TrainingConfig.from_dict(assets.table("training", "config"))
+        again = [image for image in images if image.source in known]
+        features = extract(again, backbone, "training_chain", config.copies, config.seed, work, progress)
+        for fold in leave_out(list(seen), again, features, config, real, [test], progress):
             scores[fold.own] = fold.own_scores[0]
     names = np.array([image.source for image in real])
     kind = "held-out" if held_out else "sources-out"
     calibration = stratify(kind, scores, test.counts(), names)
-    kept = {key: assets.manifest[key] for key in ("created", "backbone", "signature", "bank", "training")}
+    rewritten = ("detector_id", "format", "name", "files", "calibration")
+    kept = {key: value for key, value in assets.manifest.items() if key not in rewritten}
     files = sorted({*assets.manifest["files"]} - {CALIBRATION_FILE})
     # The manifest lists no calibration while one is written: whenever this ends, the folder is a detector.
     model_assets.write_assets(folder, assets.manifest["name"], files, kept)

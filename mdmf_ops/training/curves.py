@@ -40,8 +40,7 @@ def treat(image: Image.Image, treatment: str, level: float, rng: np.random.Gener
     if treatment == "blur, sigma in px":
         return image.filter(ImageFilter.GaussianBlur(level))
     if treatment == "noise, sigma of full scale":
-        noise = rng.normal(0, 255 * level, (image.height, image.width, 3))
-        return Image.fromarray((np.asarray(image) + noise).round().clip(0, 255).astype(np.uint8))
+        return augment.add_noise(image, 255 * level, rng)
     if treatment == "resize":
         size = tuple(max(round(side * level), 64) for side in image.size)
         return image.resize(size, Image.Resampling.BICUBIC)

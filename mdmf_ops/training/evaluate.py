@@ -34,8 +34,8 @@ class Results:
 
     Attributes:
         generators, found: how a generator's images rank among real ones, and how often their p-values flag them.
-        real_sources: how often real images are flagged.
-        reliability: of the real sources, and in a last row of all real images.
+        real_sources: how often real images are flagged; in a last row all of them, each counting once.
+        reliability: in the same rows, how their p-values lie.
         both_out: for each generator the AUROC against each real source, neither of which the detector saw.
         curves, splices: where they were asked for.
         scores: of each generator, the scores of real images and of its own.
@@ -73,23 +73,17 @@ def evaluate_detector(detector: Detector, images: Sequence[LabelledImage], test_
     """Measures a detector as it is, on images that it has not seen.
 
     Args:
+        images: of generators that it was not trained on; real ones that it has seen do not count.
         test_features: of `images`, after the evaluation chain.
-
-    Raises:
-        ValueError: a class is missing, or the detector was trained on a generator or saw these real images.
     """
-    trained = detector.assets.manifest["training"]["images"]
-    if seen := sorted(set(trained["generated"]) & set(sources(images, generated=True))):
-        raise ValueError(f"the detector was trained on {', '.join(seen)}: that measures nothing; try --leave_one_out")
-    real = [i for i, image in enumerate(images) if unseen_real(image, trained["real"])]
+    trained_real = detector.assets.table("training", "images", "real")
+    real = [i for i, image in enumerate(images) if unseen_real(image, trained_real)]
     scores = score_features(test_features, range(len(images)), detector.signature, detector.bank)
     own = {
         name: [i for i, image in enumerate(images) if image.source == name and countable(image)]
         for name in sources(images, generated=True)
     }
     ranked = {name: (scores[real], scores[indices]) for name, indices in own.items()}
-    if not real or not ranked:
-        raise ValueError("both real and generated images are needed")
     p_values = stratified_p_values(detector.calibration, scores, test_features.counts())
     names = sorted({images[i].source for i in real})
     of_real = {name: p_values[[i for i in real if images[i].source == name]] for name in names}
@@ -115,8 +109,6 @@ def leave_one_out(
         detector that saw none of that one.
     """
     generators, real_sources = (sources(images, generated) for generated in (True, False))
-    if len(real_sources) == 1:
-        raise ValueError(f"{real_sources[0]} is the only real source: none is left to tell its p-values")
     names = [*generators, *real_sources]
     folds = leave_out(names, images, training_features, config, images, [test_features], progress)
     generated, real = folds[: len(generators)], folds[len(generators) :]
@@ -150,13 +142,11 @@ def leave_both_out(
     Args:
         training_features, test_features: as of `leave_one_out`.
     """
-    pairs = [(g, r) for g in sources(images, generated=True) for r in sources(images, generated=False)]
+    generators, real_sources = (sources(images, generated) for generated in (True, False))
+    pairs = [(generator, real) for generator in generators for real in real_sources]
     measure = partial(_between, images, test_features)
-    found = without(pairs, images, training_features, config, measure, progress)
-    table: dict[str, dict[str, float]] = {}
-    for (generator, real), value in zip(pairs, found, strict=True):
-        table.setdefault(generator, {})[real] = value
-    return table
+    found = iter(without(pairs, images, training_features, config, measure, progress))
+    return {generator: {real: next(found) for real in real_sources} for generator in generators}
 
 
 def _between(
@@ -177,7 +167,7 @@ def _results(
     return Results(
         [compare(name, real, own) for name, (real, own) in ranked.items()],
         [flag_rates(name, values) for name, values in found.items()],
-        [flag_rates(name, values) for name, values in p_values.items()],
+        [flag_rates(name, values) for name, values in every.items()],
         [reliability(name, values) for name, values in every.items()],
         scores=ranked,
         p_values=p_values,

@@ -106,8 +106,9 @@ def fisher_signature(
         width: of every view's kernel, in that unit.
     """
     signature = Signature(means.shape[1], 0, 1, views)
-    signature.mean.copy_(torch.from_numpy(real_patches.mean(0, dtype=np.float64)))
-    centred = real_patches - real_patches.mean(0, dtype=np.float64)
+    mean = real_patches.mean(0, dtype=np.float64)
+    signature.mean.copy_(torch.from_numpy(mean))
+    centred = real_patches - mean
     with torch.no_grad():
         for (start, stop), last in zip(signature.views, signature.last, strict=True):
             direction = discriminant(means[:, start:stop], sources, generated, between_sources, in_common)

@@ -9,7 +9,7 @@ from pathlib import Path
 import model_assets
 from mdmf_ops.training.curves import by_treatment
 from mdmf_ops.training.evaluate import Results
-from mdmf_ops.training.metrics import LEVELS, FlagRates, clopper_pearson
+from mdmf_ops.training.metrics import LEVELS, clopper_pearson
 
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _FLAGGED = ("flagged at alpha 1 %", "flagged at alpha 5 %")
@@ -31,8 +31,9 @@ _BOTH_OUT = (
     "AUROC where neither the generator nor the real source was trained on: each figure is of a detector of its own."
 )
 _CURVES = (
-    "Means over the generators, held-out images alone; every image is treated once more after the chain above, real "
-    "ones like generated ones. Flagged: treated real images over the threshold that flags 5 % of untreated ones."
+    "Means over the generators, against real images that no training saw; every image is treated once more after the "
+    "chain above, real ones like generated ones. Flagged: treated real images over the threshold that flags 5 % of "
+    "untreated ones."
 )
 _SPLICES = (
     "A square of another image was pasted into a held-out real one before the chain above. AUROC of the patches' "
@@ -62,18 +63,10 @@ def tables(results: Results) -> str:
     ]
     real = [
         [source, str(images), *(f"{_share(rate)} ({_interval(rate, images)})" for rate in rates)]
-        for source, images, *rates in map(astuple, [*results.real_sources, together(results)])
+        for source, images, *rates in map(astuple, results.real_sources)
     ]
     ranking, rates = _table((*_GENERATOR_COLUMNS, *_FLAGGED), generators), _table(_REAL_COLUMNS, real)
     return f"{ranking}\n\n{rates}\n\nIn brackets: {_INTERVAL}.\n"
-
-
-def together(results: Results) -> FlagRates:
-    """Flag rates of the real images of all sources, each image counting once."""
-    images = sum(r.images for r in results.real_sources)
-    at_1 = sum(r.at_1 * r.images for r in results.real_sources) / images
-    at_5 = sum(r.at_5 * r.images for r in results.real_sources) / images
-    return FlagRates("all", images, at_1, at_5)
 
 
 def _interval(rate: float, images: int) -> str:
@@ -99,18 +92,13 @@ def both_out_table(results: Results) -> str:
     return f"{_table(('generator', *names, 'mean'), cells)}\n\n{_BOTH_OUT}\n"
 
 
-def curve_table(results: Results) -> str:
-    """What is left at each level of each treatment, in Markdown."""
+def _treated(results: Results) -> str:
+    """The section on what is left at each level of each treatment."""
     [plain] = [point for point in results.curves if point.treatment == "none"]
     points = [plain, *(point for _name, own in by_treatment(results.curves) for point in own)]
     rows = [[p.treatment, f"{p.level:g}", *map(_share, (p.auroc, p.tpr_at_5, p.flagged))] for p in points]
     columns = ("treatment", "level", "AUROC", "TPR at 5 % FPR", "real images flagged")
-    return f"{_table(columns, rows)}\n\n{_CURVES}\n"
-
-
-def _treated(results: Results) -> str:
-    """The section on treated images."""
-    return f"## Treated once more\n\n{curve_table(results)}\n"
+    return f"## Treated once more\n\n{_table(columns, rows)}\n\n{_CURVES}\n\n"
 
 
 def splice_table(results: Results) -> str:
@@ -123,7 +111,7 @@ def write_report(folder: Path, assets: model_assets.Assets, results: Results, le
     """Writes report.md, metrics.csv and, where matplotlib is there, plots into a folder, and returns the report."""
     folder.mkdir(parents=True, exist_ok=True)
     note = LEFT_OUT if left_out else "The detector was trained on none of these generators and real images."
-    calibrated = sorted(set(assets.manifest["calibration"]["sources"]) & {r.source for r in results.real_sources})
+    calibrated = sorted(assets.table("calibration", "sources").keys() & {r.source for r in results.real_sources})
     if calibrated and not left_out:
         note += f" Its p-values were made of images of {', '.join(calibrated)}: how often they are flagged says little."
     parts = [f"# Evaluation of {assets.detector_id}", f"{CHAIN} {note}", tables(results), p_value_table(results)]
@@ -134,8 +122,8 @@ def write_report(folder: Path, assets: model_assets.Assets, results: Results, le
     if results.splices:
         parts += ["## Where the evidence lies", splice_table(results)]
     report = "\n\n".join(part.rstrip() for part in [*parts, _plots(folder, results)]) + "\n"
-    (folder / "report.md").write_text(report)
-    with open(folder / "metrics.csv", "w", newline="") as file:
+    (folder / "report.md").write_text(report, "utf-8")
+    with open(folder / "metrics.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "source", "images", "metric", "value"])
         writer.writerows(_figures(results))
@@ -216,7 +204,7 @@ On generators unlike those above; on small images and after strong compression, 
 generated in part, where the score is a mean over all patches. Upscalers, beauty filters and other neural processing of
 real photographs leave traces of the same kind.
 """
-    (assets.folder / "MODEL_CARD.md").write_text(card)
+    (assets.folder / "MODEL_CARD.md").write_text(card, "utf-8")
 
 
 def _share(value: float) -> str:

@@ -167,11 +167,15 @@ def test_pairs_are_of_the_images_of_every_index(indexed):
     }
 
 
-def test_leaving_out_the_only_generator_is_refused(folders, capsys):
-    evaluate = ("evaluate", "--leave_one_out", "--real", "real", "--output", "report")
-    line = refusal(capsys, *evaluate, "--fake", "fake/old")
-    assert "--leave_one_out: old is the only generator: none is left to train on without it" in line
-    assert "1.jpg" in refusal(capsys, *evaluate, "--fake", "fake")  # of two, it goes on to decode
+def test_leaving_out_the_only_source_of_a_class_is_refused_before_any_image_is_decoded(folders, capsys):
+    evaluate = ("evaluate", "--leave_one_out", "--output", "report")
+    line = refusal(capsys, *evaluate, "--real", "real", "--fake", "fake/old")
+    assert "--leave_one_out: old is the only generator: none is left without it" in line
+    line = refusal(capsys, *evaluate, "--real", "real/web", "--fake", "fake")
+    assert "--leave_one_out: web is the only real source: none is left without it" in line
+    assert not (folders / "work").exists()
+    line = refusal(capsys, *evaluate, "--real", "real", "--fake", "fake")
+    assert "1.jpg" in line  # of two, it goes on to decode
 
 
 def test_a_report_that_cannot_be_a_folder_is_refused_before_anything_is_measured(folders, capsys):

@@ -93,6 +93,15 @@ class Cramped(MicroBackbone):
         return super().forward(tiles)
 
 
+def test_an_accelerator_is_given_all_tiles_of_an_image_at_once(monkeypatch):
+    backbone = Cramped(room=4).eval()
+    monkeypatch.setattr(Cramped, "parameters", lambda _self: iter([torch.empty(0, device="meta")]))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(MicroBackbone, "forward", lambda _self, tiles: torch.zeros(len(tiles), 2, 2, 1))
+    assert backbone.seen(tiles(4, 64, 64).numpy()).shape == (16, 1)
+    assert backbone.asked == [4]
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on(backbone):
     cramped = Cramped(room=2).eval()
     cramped.load_state_dict(backbone.state_dict())

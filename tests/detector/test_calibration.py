@@ -51,7 +51,6 @@ def test_an_image_is_compared_with_those_of_its_own_size():
         *["large"] * 2,
     ]
     assert (calibration.stratum(63).p_value(0.5), calibration.stratum(64).p_value(0.5)) == (0.1, 1.0)
-    assert calibration.smallest_p_value == 0.1
 
 
 @pytest.mark.parametrize("least", [[], [1], [0, 64, 64], [64, 0]])
@@ -70,10 +69,9 @@ def test_saved_and_loaded_gives_the_same_p(tmp_path):
         np.testing.assert_allclose(loaded.scores, saved.scores, rtol=1e-5)
 
 
-def test_a_calibration_from_before_there_were_strata_holds_for_every_size(tmp_path):
-    (tmp_path / "c.json").write_text('{"calibration_id": "all-n3", "scores": [1, 2, 3]}')
-    [stratum] = Calibration.load(tmp_path / "c.json").strata
-    assert (stratum.calibration_id, stratum.min_patches, stratum.p_value(2.5)) == ("all-n3", 0, 0.5)
+def of_all(name, scores):
+    """JSON of a calibration of one stratum."""
+    return f'{{"strata": [{{"calibration_id": {name}, "min_patches": 0, "scores": {scores}}}]}}'
 
 
 @pytest.mark.parametrize(
@@ -82,14 +80,15 @@ def test_a_calibration_from_before_there_were_strata_holds_for_every_size(tmp_pa
         "{}",
         "[]",
         "no json",
-        '{"calibration_id": "a", "scores": []}',
-        '{"calibration_id": "a", "scores": [NaN]}',
+        '{"calibration_id": "a", "scores": [1]}',
+        of_all('"a"', "[]"),
+        of_all('"a"', "[NaN]"),
         '{"strata": []}',
         '{"strata": [{"calibration_id": "a", "min_patches": 0.5, "scores": [1]}]}',
-        '{"calibration_id": 7, "scores": [1]}',
-        '{"calibration_id": null, "scores": [1]}',
-        '{"calibration_id": "", "scores": [1]}',
-        f'{{"calibration_id": "a", "scores": [{10**400}]}}',
+        of_all("7", "[1]"),
+        of_all("null", "[1]"),
+        of_all('""', "[1]"),
+        of_all('"a"', f"[{10**400}]"),
         "[" * 4000 + "]" * 4000,
         '{"strata": ' + "[" * 99_999,
     ],

@@ -212,7 +212,8 @@ def test_the_stratum_that_cannot_tell_alpha_is_named(detector):
 
 
 def test_the_smallest_alpha_that_can_be_reached_is_taken(detector):
-    smallest = detector.calibration.smallest_p_value
+    [stratum] = detector.calibration.strata
+    smallest = stratum.smallest_p_value
     assert Detector.load(alpha=smallest, device="cpu").alpha == smallest
 
 

@@ -319,7 +319,7 @@ def test_a_row_tells_the_patches_of_its_backbone(detector_folder):
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        (None, "expected a backbone of"),
+        (None, "backbone: not there, or no table"),
         ({"name": ["dinov2"]}, "expected a backbone of"),
         ({"name": "dinov2"}, "hidden_size, num_hidden_layers"),
         ({"name": "dinov2", "options": "x"}, "expected options by name"),

@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import encode, photo
+from conftest import ROOT, encode, photo
 from PIL import Image
 
 from mdmf_ops.cli import main
@@ -18,7 +21,7 @@ from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.localise import CONTROL
 from mdmf_ops.training.metrics import FlagRates, GeneratorResult
 from mdmf_ops.training.report import write_model_card, write_report
-from model_assets import read_assets
+from model_assets import read_assets, write_assets
 
 CONFIG = {"copies": 1, "steps": 20, "batch_images": 8, "patches_per_image": 4, "bank_size": 64, "hidden_dim": 8}
 
@@ -74,7 +77,9 @@ def test_calibration_trains_on_no_source_that_the_detector_was_not_trained_on(re
 def test_calibration_needs_every_generator_of_the_training(recipe, capsys):
     command = ["calibrate", str(recipe / "detector"), "--work", str(recipe / "work"), "--real", str(recipe / "real")]
     assert main([*command, "--fake", str(recipe / "fake/new")]) == 2
-    assert "not without ['old']" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "old: the detector was trained on " in told and "would be on 0 of those given here" in told
+    assert "--held_out" in told
 
 
 def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp_path):
@@ -143,10 +148,83 @@ def test_a_calibration_that_is_cut_off_as_it_writes_can_be_done_again(recipe, tm
     assert Detector.load(folder, device="cpu").calibration.strata
 
 
-def test_leaving_sources_out_needs_the_images_of_the_training(recipe, capsys):
-    command = ["calibrate", str(recipe / "detector"), "--work", str(recipe / "work")]
-    assert main([*command, "--real", str(recipe / "real")]) == 2
-    assert "--held_out" in capsys.readouterr().err
+def hand_made(folder, detector, **changes):
+    """A copy of a detector whose manifest says other things, or with None nothing, of how it was made."""
+    shutil.copytree(detector, folder)
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    files, name = list(manifest.pop("files")), manifest.pop("name")
+    told = {key: manifest[key] for key in manifest.keys() - {"format", "detector_id"} if manifest[key] is not None}
+    write_assets(folder, name, files, told)
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "evaluate"])
+@pytest.mark.parametrize("training", [None, {}, 3, {"images": 3, "config": {}}, {"images": {}, "config": {}}])
+def test_a_manifest_that_does_not_tell_of_the_training_is_refused_in_a_line(recipe, tmp_path, capsys, verb, training):
+    hand_made(tmp_path / "detector", recipe / "detector", training=training)
+    commands = {
+        "calibrate": ["calibrate", str(tmp_path / "detector"), "--held_out"],
+        "evaluate": ["evaluate", "--assets", str(tmp_path / "detector"), "--output", str(tmp_path / "report")],
+    }
+    images = ["--work", str(tmp_path / "work"), "--real", str(recipe / "real"), "--fake", str(recipe / "fake/new")]
+    assert main([*commands[verb], *images]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "manifest.json: training " in line
+    assert not (tmp_path / "work").exists()  # before any image is decoded
+
+
+def test_leaving_a_source_out_needs_two(recipe, tmp_path, capsys):
+    training = read_assets(recipe / "detector").manifest["training"]
+    images = training["images"] | {"real": {"web": training["images"]["real"]["web"]}}
+    hand_made(tmp_path / "detector", recipe / "detector", training=training | {"images": images})
+    command = ["calibrate", str(tmp_path / "detector"), "--real", str(recipe / "real"), "--fake", str(recipe / "fake")]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "trained on fewer than two" in told and "--held_out" in told
+
+
+def test_a_manifest_that_does_not_tell_of_the_calibration_is_refused_before_it_is_measured(recipe, tmp_path, capsys):
+    hand_made(tmp_path / "detector", recipe / "detector", calibration=None)
+    command = ["evaluate", "--assets", str(tmp_path / "detector"), "--output", str(tmp_path / "report")]
+    command += ["--work", str(tmp_path / "work"), "--real", str(recipe / "real"), "--fake", str(recipe / "fake/new")]
+    assert main(command) == 2
+    assert "manifest.json: calibration sources: not there" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_calibration_keeps_what_else_a_manifest_says_and_needs_no_date(recipe, tmp_path):
+    hand_made(tmp_path / "detector", recipe / "detector", created=None, licence="ours")
+    command = ["calibrate", str(tmp_path / "detector"), "--work", str(recipe / "work"), "--held_out"]
+    assert main([*command, "--real", str(recipe / "real")]) == 0
+    before, after = (read_assets(of / "detector").manifest for of in (recipe, tmp_path))
+    assert after["licence"] == "ours"
+    assert all(after[key] == before[key] for key in ("format", "name", "backbone", "signature", "bank", "training"))
+    assert after["calibration"] != before["calibration"]
+
+
+def test_names_of_any_script_are_written_whatever_the_locale(recipe, tmp_path):
+    """A locale of ASCII would refuse them, after all was measured."""
+    program = """
+import sys
+from pathlib import Path
+from mdmf_ops.training.evaluate import Results
+from mdmf_ops.training.metrics import FlagRates, GeneratorResult
+from mdmf_ops.training.report import write_model_card, write_report
+from model_assets import read_assets
+
+name = chr(0x5199) + chr(0x771F)
+results = Results(
+    [GeneratorResult(name, 9, 0.5, 0.5, 0.0, 0.1)], [FlagRates(name, 9, 0.1, 0.2)], [FlagRates("web", 9, 0.0, 0.1)], []
+)
+assets = read_assets(sys.argv[1])
+sys.modules["matplotlib"] = None
+write_report(Path(sys.argv[1]), assets, results, left_out=True)
+write_model_card(assets, results)
+"""
+    shutil.copytree(recipe / "detector", tmp_path / "detector")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "detector")], env=environment, cwd=ROOT, check=True)
+    for file in ("report.md", "metrics.csv", "MODEL_CARD.md"):
+        assert "\u5199\u771f" in (tmp_path / "detector" / file).read_text("utf-8")
 
 
 def test_the_report_has_a_row_for_each_source(recipe):
@@ -159,6 +237,7 @@ def test_the_report_has_a_row_for_each_source(recipe):
         ("generator", "new"),
         ("real source", "web"),
         ("real source", "phone"),
+        ("real source", "all"),
         *(("p-values", name) for name in ("web", "phone", "all")),
         *(("splice", name) for name in ("new", CONTROL)),
     }
@@ -213,16 +292,29 @@ def test_the_card_says_of_treated_images_what_was_measured_and_else_nothing(reci
         cards.append((tmp_path / "detector/MODEL_CARD.md").read_text())
     assert "Treated once more" not in cards[0]
     assert "| resize | 0.5 | .700 | .300 | .123 |" in cards[1]
+    assert "held-out images alone" not in cards[1]  # all images of a generator that is left out count
+    assert "against real images that no training saw" in cards[1]
     for card in cards:
         assert "docs/" not in card  # which are of another detector
         assert "are in none of them" not in card  # nobody looked
 
 
-def test_a_generator_that_was_trained_on_measures_nothing_and_is_refused(recipe, capsys):
-    command = ["evaluate", "--work", str(recipe / "work"), "--real", str(recipe / "real")]
-    command += ["--fake", str(recipe / "fake/old"), "--assets", str(recipe / "detector")]
-    assert main([*command, "--output", str(recipe / "other")]) == 2
-    assert "was trained on old" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (["--real", "real", "--fake", "fake/old"], "was trained on old"),
+        (["--real", "real"], "both real and generated images are needed that no training saw"),
+        (["--fake", "fake/new"], "both real and generated images are needed that no training saw"),
+    ],
+)
+def test_images_that_measure_nothing_are_refused_before_any_is_decoded(
+    recipe, tmp_path, capsys, monkeypatch, images, told
+):
+    monkeypatch.chdir(recipe)
+    command = ["evaluate", "--work", str(tmp_path / "work"), *images, "--assets", "detector"]
+    assert main([*command, "--output", str(tmp_path / "report")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_leaving_out_trains_without_it_and_the_card_says_so(recipe):
