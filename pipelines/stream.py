@@ -13,7 +13,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
@@ -28,12 +30,13 @@ from mdmf_ops.beam.load import CHECK_S, DetectorOptions
 from mdmf_ops.beam.local import install
 from mdmf_ops.beam.once import DUPLICATES, HORIZON_S, Once
 from mdmf_ops.beam.read import FetchImages
-from mdmf_ops.beam.run import Run
+from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.subscription import SUBSCRIPTION, acknowledge
 from mdmf_ops.beam.windows import Windows, WriteWindows
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Verdict
+from model_assets import AssetError
 from pipelines.options import (
     STREAMING_RIGHT_FITTING,
     add_detector_arguments,
@@ -41,6 +44,7 @@ from pipelines.options import (
     allow_shared_flags,
     named_runner,
     read_options,
+    refuse,
     scoring_device,
     scoring_hints,
     show_beams_log,
@@ -147,25 +151,49 @@ def is_local(options: StreamOptions) -> bool:
     return isinstance(named_runner(options), _LOCAL_RUNNERS)
 
 
-def windows_of(options: argparse.Namespace | StreamOptions) -> Windows:
+def _windows_of(options: StreamOptions) -> Windows:
     """The windows that the options name. Raises ValueError for unfit ones."""
     # The flag's default is a rescan's: Beam shows no flag of which two pipelines in one process have another default.
     return Windows(options.window_s, 1 if options.num_shards is None else options.num_shards)
 
 
-def start_stream(output: str) -> Run:
-    """A new stream. Each start has a name of its own, since it counts its panes anew."""
-    name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    return Run.start(output, name)
+def detector_of(options: StreamOptions) -> DetectorOptions:
+    """The detector that the options name. Raises ValueError for unfit ones."""
+    assets = options.assets and absolute(options.assets)
+    return DetectorOptions(assets, options.alpha, scoring_device(options), options.precision, check_s=options.pointer_s)
+
+
+def check(options: StreamOptions) -> None:
+    """Finds out before a stream starts what would stop it.
+
+    Raises:
+        ValueError: an option is missing or unfit.
+    """
+    if (options.subscription is None) == (options.topic is None):
+        raise ValueError("--subscription is missing: name where messages come from (or a --topic, for a trial)")
+    if not options.output:
+        raise ValueError("--output is missing: name the folder of the Parquet dataset")
+    # As of a variable that is not set: no alerts, or any file under the working folder, is not what was meant.
+    for flag in ("alert_topic", "error_topic", "assets", "local_root"):
+        if getattr(options, flag) == "":
+            raise ValueError(f"--{flag} is empty: name what it is for, or leave it out")
+    dataset_root(options.output)
+    _windows_of(options)
+    detector_of(options)
+
+
+def _check_detector(options: StreamOptions) -> None:
+    """What only the workers may have is theirs to read."""
+    detector = detector_of(options)
+    if not detector.assets or Path(detector.assets).is_dir():
+        replace(detector, device="cpu").load(detector.assets)
 
 
 def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:
     """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
-    windows = windows_of(options)
+    windows = _windows_of(options)
     hints = scoring_hints(options)
-    detector = DetectorOptions(
-        options.assets, options.alpha, scoring_device(options), options.precision, check_s=options.pointer_s
-    )
+    detector = detector_of(options)
     # With GPUs asked for, the workers that remember are others than those that score.
     detector_id = partial(named_id if options.accelerator else current_id, detector)
     read = messages | "Read" >> ReadMessages(options.local_root)
@@ -201,17 +229,14 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
     Raises:
         ValueError: an option is missing or unfit.
     """
-    if (options.subscription is None) == (options.topic is None):
-        raise ValueError("no --subscription: name where messages come from (or a --topic, for a trial)")
-    if not options.output:
-        raise ValueError("no --output: name the folder of the Parquet dataset")
-    scoring_device(options)
-    options.assets = options.assets and absolute(options.assets)
+    check(options)
     options.local_root = options.local_root and absolute(options.local_root)
     options.view_as(StandardOptions).streaming = True
     if options.accelerator:
         options.view_as(DebugOptions).add_experiment(STREAMING_RIGHT_FITTING)
-    stream = start_stream(options.output)
+    # Each start has a name of its own, since it counts its panes anew.
+    name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    stream = Run.start(options.output, name)
     local = is_local(options)
     # Beam's default runner would first have another one downloaded, for as long as that takes.
     pipeline = beam.Pipeline(direct_runner.BundleBasedDirectRunner() if local else None, options=options)
@@ -250,6 +275,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a stream until it is told to end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
     options = read_options(StreamOptions, argv if argv is not None else sys.argv[1:])
+    try:
+        check(options)
+        _check_detector(options)
+    except (ValueError, AssetError) as error:
+        refuse(str(error))
     _stream, result = launch(options)
     if is_local(options):
         drain_on_signals()

@@ -129,11 +129,12 @@ class _LiveHandler(DetectorHandler):
         self, batch: Sequence[Image], model: CurrentDetector, inference_args: dict[str, Any] | None = None
     ) -> list[Scored]:
         rows = super().run_inference(batch, model.get(), inference_args)
-        for image, row in zip(batch, rows, strict=True):
-            Metrics.distribution(NAMESPACE, "publish_to_row_ms").update(age_ms(image.ref.message))
+        scored = [Scored(image.ref, row) for image, row in zip(batch, rows, strict=True)]
+        for ref, row in scored:
+            Metrics.distribution(NAMESPACE, "publish_to_row_ms").update(age_ms(ref.message))
             if row["verdict"]:
                 Metrics.counter(NAMESPACE, f"verdict_{row['verdict']}").inc()
-        return [Scored(image.ref, row) for image, row in zip(batch, rows, strict=True)]
+        return scored
 
     def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
         if self._threads == 1 or len(batch) == 1 or model.threads > 1:

@@ -57,8 +57,6 @@ def parse_message(message: Message, local_root: str | None = None) -> ImageRef |
             ref = _reference(message, local_root)
         else:
             ref = ImageRef(message_uri(message), attributes=message.attributes, inline=True)
-        if ref is not None and ref.uri and not ref.inline:
-            _encodable(ref.uri)
     except ImageError as error:
         ref = ImageRef(message_uri(message), attributes=message.attributes, error=error)
     return ref and ref._replace(message=message)
@@ -142,8 +140,7 @@ def _local_uri(uri: str, local_root: str | None) -> str:
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: a local file, and no --local_root was given")
     try:
         root = Path(local_root).resolve()
-        name = local_path(uri)
-        path = (root / (name.decode() if isinstance(name, bytes) else name)).resolve()
+        path = (root / local_path(uri)).resolve()
         # What comes after links in a circle is not resolved the first time.
         inside = path.is_relative_to(root) and path.resolve() == path
         inside = inside and len(_encodable(str(path))) <= _MAX_PATH_BYTES

@@ -2,8 +2,8 @@
 
 import hashlib
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import ChainMap, defaultdict
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import apache_beam as beam
@@ -84,7 +84,7 @@ class _Memory:
         self._unique = Metrics.counter(NAMESPACE, "images_received")
         self._duplicates = Metrics.counter(NAMESPACE, "messages_duplicate")
 
-    def pass_first(self, ref: ImageRef, seen: Seen) -> Iterator[ImageRef]:
+    def pass_first(self, ref: ImageRef, seen: MutableMapping[bytes, int]) -> Iterator[ImageRef]:
         """Gives the ref if it is the first of its key, else its message's id as a duplicate; updates `seen`."""
         message = ref.message
         # What is published again from the error topic is asked for anew, and names the message it was.
@@ -96,12 +96,13 @@ class _Memory:
             yield TaggedOutput(DUPLICATES, message.message_id)
             return
         seen[key] = max(message.published_us, newest_us or 0)
-        if len(seen) % _PRUNE_EVERY == 0:
-            self._prune(seen)
         self._unique.inc()
         yield ref
 
-    def _prune(self, seen: Seen) -> None:
+    def prune(self, seen: Seen, before: int) -> None:
+        """Now and then, as `seen` grows from `before` keys, forgets what is older than the newest by the horizon."""
+        if len(seen) // _PRUNE_EVERY == before // _PRUNE_EVERY:
+            return
         oldest_us = max(seen.values()) - self._horizon_us
         for key in [key for key, published_us in seen.items() if published_us < oldest_us]:
             del seen[key]
@@ -119,36 +120,13 @@ class _InStateDoFn(beam.DoFn):
         seen_state=beam.DoFn.StateParam(SEEN),  # noqa: B008
     ) -> Iterator[ImageRef]:
         seen = seen_state.read() or {}
+        before = len(seen)
         yield from self._memory.pass_first(keyed[1], seen)
+        self._memory.prune(seen, before)
         seen_state.write(seen)
 
 
-class _Table(Seen):
-    """What was seen, of which a bundle's part can be taken back: one that failed is tried again, and must not find its
-    own messages there, which would be acknowledged without a row."""
-
-    def __init__(self):
-        super().__init__()
-        self._before: dict[bytes, int | None] = {}
-
-    def __setitem__(self, key: bytes, published_us: int) -> None:
-        self._before.setdefault(key, self.get(key))
-        super().__setitem__(key, published_us)
-
-    def keep(self) -> None:
-        """Ends a bundle that is done."""
-        self._before.clear()
-
-    def take_back(self) -> None:
-        """Undoes what a bundle that was not done has set."""
-        for key, before in self._before.items():
-            self.pop(key, None)
-            if before is not None:
-                super().__setitem__(key, before)
-        self._before.clear()
-
-
-_TABLES: defaultdict[str, _Table] = defaultdict(_Table)
+_TABLES: defaultdict[str, Seen] = defaultdict(dict)
 """Of this process, by transform: the local runner makes a DoFn anew after a bundle that failed, and Beam's own Shared
 keeps only what was asked for last."""
 
@@ -159,10 +137,15 @@ class _InProcessDoFn(beam.DoFn):
         self._name = uuid.uuid4().hex
 
     def start_bundle(self) -> None:
-        _TABLES[self._name].take_back()
+        # Apart until the bundle is done: one that failed is tried again, and must not find its own messages, which
+        # would be acknowledged without a row.
+        self._seen = ChainMap({}, _TABLES[self._name])
 
     def process(self, ref: ImageRef) -> Iterator[ImageRef]:
-        return self._memory.pass_first(ref, _TABLES[self._name])
+        return self._memory.pass_first(ref, self._seen)
 
     def finish_bundle(self) -> None:
-        _TABLES[self._name].keep()
+        fresh, table = self._seen.maps
+        before = len(table)
+        table.update(fresh)
+        self._memory.prune(table, before)

@@ -22,6 +22,7 @@ import logging
 import sys
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,9 +35,6 @@ from google.cloud import pubsub_v1
 from mdmf_ops.beam import local as beam_local
 from mdmf_ops.beam.current import current_detector
 from mdmf_ops.beam.image import NAMESPACE
-from mdmf_ops.beam.load import DetectorOptions
-from mdmf_ops.beam.run import dataset_root
-from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.subscription import SUBSCRIPTION
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.terminal import every
@@ -44,11 +42,12 @@ from mdmf_ops.text import told
 from pipelines.stream import (
     StreamOptions,
     add_stream_arguments,
+    check,
+    detector_of,
     drain_on_signals,
     is_local,
     launch,
     wait,
-    windows_of,
 )
 
 TAKES_BEAM_FLAGS = True
@@ -71,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     options = _options(arguments, rest)
-    _check(arguments)
+    _check(options)
     logging.basicConfig(format="mdmf stream: %(message)s")
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("mdmf_ops").setLevel(logging.INFO)
@@ -101,41 +100,33 @@ def _options(arguments: argparse.Namespace, rest: list[str]) -> StreamOptions:
     return StreamOptions(rest, **ours)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(options: StreamOptions) -> None:
     """Finds out before the stream starts what would stop it."""
-    if (arguments.subscription is None) == (arguments.topic is None):
-        raise UsageError("--subscription is missing: name where messages come from (or a --topic, for a trial)")
-    if not arguments.output:
-        raise UsageError("--output is missing: name the folder of the Parquet dataset")
     try:
-        dataset_root(arguments.output)
-        windows_of(arguments)
-        assets = arguments.assets and absolute(arguments.assets)
-        detector = DetectorOptions(
-            assets, arguments.alpha, arguments.device, arguments.precision, check_s=arguments.pointer_s
-        )
-        current_detector(detector)
+        check(options)
+        # The GPU that --accelerator asks for is the workers'.
+        current_detector(replace(detector_of(options), device=options.device))
     except Exception as error:  # AssetError, ValueError, OSError, or what a bucket answers
         raise UsageError(str(error)) from error
-    _check_pubsub(arguments)
+    _check_pubsub(options)
 
 
-def _check_pubsub(arguments: argparse.Namespace) -> None:
-    name = arguments.subscription or arguments.topic
-    read = arguments.topic
+def _check_pubsub(options: StreamOptions) -> None:
+    name = options.subscription or options.topic
+    read = options.topic
     patience = {"timeout": _CHECK_S, "retry": Retry(timeout=_CHECK_S)}
     try:
-        if arguments.subscription:
+        if options.subscription:
             with pubsub_v1.SubscriberClient() as subscriber:
                 found = subscriber.get_subscription(subscription=name, **patience)
             read = "" if found.filter else found.topic  # a filter may keep them apart
         publisher = pubsub_v1.PublisherClient()
-        for name in filter(None, (arguments.topic, arguments.alert_topic, arguments.error_topic)):
+        for name in filter(None, (options.topic, options.alert_topic, options.error_topic)):
             publisher.get_topic(topic=name, **patience)
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         raise UsageError(f"Pub/Sub: {name}: {str(error).splitlines()[0]}") from error
     for flag in ("alert_topic", "error_topic"):
-        if getattr(arguments, flag) == read:
+        if getattr(options, flag) == read:
             raise UsageError(f"--{flag} {read} is the topic that is read: what is published there would come back")
 
 

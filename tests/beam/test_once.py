@@ -1,5 +1,7 @@
 """One row for an image under a detector, however often and in whatever order its messages are delivered."""
 
+import pickle
+
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -10,7 +12,7 @@ from apache_beam.transforms.window import TimestampedValue
 
 from mdmf_ops.beam import ImageRef
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.once import DUPLICATES, Once, _Memory
+from mdmf_ops.beam.once import _TABLES, DUPLICATES, Once, _InProcessDoFn, _InStateDoFn, _Memory
 
 START_S = 1767312000
 
@@ -93,7 +95,25 @@ def test_a_new_detector_scores_an_image_anew():
 
 
 def test_what_is_remembered_is_bounded_by_the_horizon():
-    memory, seen = _Memory(only_one, 60), {}
+    state, in_state = _State(), _InStateDoFn(_Memory(only_one, 60))
+    in_process = _InProcessDoFn(_Memory(only_one, 60))
     for second in range(1000):
-        list(memory.pass_first(ref(str(second), second, uri=f"gs://b/{second}").value, seen))
-        assert len(seen) <= 61 + 64
+        found = ref(str(second), second, uri=f"gs://b/{second}").value
+        list(in_state.process((0, found), state))
+        in_process.start_bundle()
+        list(in_process.process(found))
+        in_process.finish_bundle()
+        assert 1 <= len(state.read()) <= 61 + 64 and len(_TABLES[in_process._name]) == len(state.read())
+
+
+class _State:
+    """A runner's state of one key, which is no object that lives on."""
+
+    def __init__(self):
+        self._written = pickle.dumps(None)
+
+    def read(self):
+        return pickle.loads(self._written)  # noqa: S301  # our own
+
+    def write(self, value) -> None:
+        self._written = pickle.dumps(value)

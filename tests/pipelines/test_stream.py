@@ -327,3 +327,32 @@ def test_both_pipelines_can_be_imported_in_one_process():
     assert (stream["output"], stream["window_s"], stream["runner"]) == ("out", 7, "DirectRunner")
     scan = RescanOptions(["--output=out", "--input=in"], alpha=0.05).get_all_options()
     assert (scan["output"], scan["input"], scan["alpha"]) == ("out", ["in"], 0.05)
+
+
+WHOLE = ["--subscription=projects/p/subscriptions/s", "--output=out"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ([], "--subscription is missing"),
+        (["--subscription=projects/p/subscriptions/s"], "--output is missing"),
+        ([*WHOLE, "--window_s=0"], "window_s=0"),
+        ([*WHOLE, "--output=s3://bucket"], "s3://bucket"),
+        ([*WHOLE, "--alpha=1e-9"], "alpha=1e-09"),
+        ([*WHOLE, "--alpha=1e-9", "--runner=DataflowRunner"], "alpha=1e-09"),
+        ([*WHOLE, "--assets=."], "manifest.json"),
+        ([*WHOLE, "--local_root="], "--local_root is empty"),
+    ],
+)
+def test_the_module_says_in_one_line_what_would_stop_it_before_anything_runs(tmp_path, monkeypatch, capsys, flags, why):
+    from pipelines import stream
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stream, "launch", None)
+    with pytest.raises(SystemExit) as ended:
+        stream.main(flags)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert why in line
+    assert not list(tmp_path.iterdir())
