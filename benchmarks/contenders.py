@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from mdmf_ops.detector import Detector
-from mdmf_ops.detector.heap import keep_free_memory
-from mdmf_ops.detector.tiles import decode_tiles
+from mdmf_ops.heap import keep_free_memory
+from mdmf_ops.images.tiles import decode_tiles
 
 Scores = dict[str, float]
 

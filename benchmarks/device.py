@@ -33,13 +33,15 @@ from conftest import encode, photo  # noqa: E402
 
 from mdmf_ops import __version__  # noqa: E402
 from mdmf_ops.cores import usable_cores  # noqa: E402
-from mdmf_ops.detector import Calibration, Detector, decode  # noqa: E402
-from mdmf_ops.detector.backbone import Backbone, make_backbone  # noqa: E402
+from mdmf_ops.detector import Calibration, Detector  # noqa: E402
+from mdmf_ops.detector.backbone import Backbone  # noqa: E402
+from mdmf_ops.detector.backbones import make_backbone  # noqa: E402
 from mdmf_ops.detector.bank import Bank  # noqa: E402
 from mdmf_ops.detector.detector import exact_convolutions, pick_device  # noqa: E402
 from mdmf_ops.detector.precision import PRECISIONS  # noqa: E402
 from mdmf_ops.detector.signature import Signature  # noqa: E402
-from mdmf_ops.detector.tiles import cut_tiles, plan_tiles, tile_image  # noqa: E402
+from mdmf_ops.images.decode import decode  # noqa: E402
+from mdmf_ops.images.tiles import cut_tiles, plan_tiles, tile_image  # noqa: E402
 
 BACKBONES = ("micro", "dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant")
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mdmf_ops.beam.run import Run  # noqa: E402
-from mdmf_ops.beam.windows import LATE_WAIT_S  # noqa: E402
+from mdmf_ops.beam.stream.windows import LATE_WAIT_S  # noqa: E402
 from mdmf_ops.beam.write import QUANTILES, ROWS_PER_FILE, cut_uris  # noqa: E402
 
 _BUNDLES = 20

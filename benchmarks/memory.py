@@ -30,7 +30,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from corpus.make import cases  # noqa: E402
 from processes import family  # noqa: E402
 
-from mdmf_ops.detector import Detector, ImageError, Limits  # noqa: E402
+from mdmf_ops.detector import Detector  # noqa: E402
+from mdmf_ops.errors import ImageError  # noqa: E402
+from mdmf_ops.images.decode import Limits  # noqa: E402
 
 _MAX_BYTES, _MAX_S = 600_000_000, 10.0
 

@@ -19,8 +19,9 @@ import numpy as np
 from corpus.make import cases
 from isolated import decode_isolated
 
-from mdmf_ops.detector import ErrorCode, ImageError, Limits, isolation
-from mdmf_ops.detector.tiles import TileGeometry
+from mdmf_ops.detector import ErrorCode, ImageError, Limits
+from mdmf_ops.images import isolation
+from mdmf_ops.images.tiles import TileGeometry
 
 GEOMETRY = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
 FINDINGS = {ErrorCode.DECODER_CRASHED, ErrorCode.TIMEOUT, ErrorCode.INTERNAL}

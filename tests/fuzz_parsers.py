@@ -15,10 +15,11 @@ except ModuleNotFoundError:
     sys.exit("atheris is not here: pip install atheris (Linux x86-64, Python 3.11 to 3.13)")
 
 with atheris.instrument_imports(
-    include=["mdmf_ops.detector.pieces", "mdmf_ops.detector.metadata", "mdmf_ops.beam.messages"]
+    include=["mdmf_ops.images.pieces", "mdmf_ops.images.metadata", "mdmf_ops.beam.stream.messages"]
 ):
-    from mdmf_ops.beam import messages
-    from mdmf_ops.detector import ImageError, Limits, metadata, truncation
+    from mdmf_ops.beam.stream import messages
+    from mdmf_ops.detector import ImageError, Limits
+    from mdmf_ops.images import metadata, truncation
 
 from corpus.make import cases
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from mdmf_ops.detector import ImageError, Limits
-from mdmf_ops.detector.isolation import decode_in_turn
-from mdmf_ops.detector.tiles import TiledImage, TileGeometry
+from mdmf_ops.images.isolation import decode_in_turn
+from mdmf_ops.images.tiles import TiledImage, TileGeometry
 
 
 def kept(answer: TiledImage | ImageError) -> TiledImage | ImageError:

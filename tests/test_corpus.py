@@ -16,7 +16,7 @@ from mdmf_ops.beam.image import Image, ImageRef
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import make_row
 from mdmf_ops.detector import Detector, ErrorCode, ImageError, Limits
-from mdmf_ops.detector.tiles import TileGeometry
+from mdmf_ops.images.tiles import TileGeometry
 from mdmf_ops.schema import to_table
 
 CORPUS = {name: (content, expected) for name, content, expected in cases()}

@@ -19,7 +19,7 @@ from pages import PAGES, blocks, indented
 from mdmf_ops import cli
 from mdmf_ops.beam import CommitOptions, Run
 from mdmf_ops.beam.commit import commit, write_shard
-from mdmf_ops.beam.subscription import DRAIN_S
+from mdmf_ops.beam.stream.subscription import DRAIN_S
 from mdmf_ops.detector import ErrorCode
 from pipelines.options import read_options, unknown_to_beam
 from pipelines.rescan import RescanOptions
@@ -163,9 +163,10 @@ def test_the_rooms_that_the_architecture_names_are_there():
     for room in re.findall(r"^\*\*(.+?)\*\*:", text, re.MULTILINE):
         for name in re.findall(r"`([^`]+)`", room):
             assert (ROOT / name).exists(), name
-    [beam] = re.findall(r"^\*\*`mdmf_ops/beam/`\*\*.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
-    found = {file.name for file in (ROOT / "mdmf_ops/beam").glob("*.py")}
-    assert set(re.findall(r"`(\w+\.py)`", beam)) == found - {"__init__.py"}
+    for room in ("mdmf_ops/beam", "mdmf_ops/beam/stream"):
+        [told] = re.findall(rf"^\*\*`{room}/`\*\*.*?(?=\n\n)", text, re.MULTILINE | re.DOTALL)
+        found = {file.name for file in (ROOT / room).glob("*.py")}
+        assert set(re.findall(r"`(\w+\.py)`", told)) == found - {"__init__.py"}
 
 
 def test_a_room_knows_those_above_it_and_none_below():
@@ -185,8 +186,9 @@ def test_a_room_knows_those_above_it_and_none_below():
 
 
 def _room(module, rooms):
-    """Number of the room that a module is in; None of one that is in none."""
-    return next((i for i, room in enumerate(rooms) if f"{module}.".startswith(f"{room}.")), None)
+    """Number of the innermost room that a module is in; None of one that is in none."""
+    around = [i for i, room in enumerate(rooms) if f"{module}.".startswith(f"{room}.")]
+    return max(around, key=lambda i: len(rooms[i]), default=None)
 
 
 def options_of(source):

@@ -114,10 +114,12 @@ def test_what_is_public_is_described(file):
     assert not missing, f"{module_name(file)}: no docstring: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize(
-    "file", [f for f in MODULES if f.is_relative_to(ROOT / "mdmf_ops" / "detector")], ids=module_name
-)
-def test_no_module_of_the_detector_names_beam_or_the_rooms_above_it(file):
+def of_room(name):
+    return [file for file in MODULES if file.is_relative_to(ROOT / "mdmf_ops" / name)]
+
+
+@pytest.mark.parametrize("file", [*of_room("images"), *of_room("detector")], ids=module_name)
+def test_no_module_of_images_or_the_detector_names_beam_or_the_rooms_above_it(file):
     above = ("apache_beam", "pyarrow", "google", "pipelines", "mdmf_ops.beam", "mdmf_ops.training", "mdmf_ops.schema")
     names = list(imported(parse(file)))
     assert not [name for name in names if any(f"{name}.".startswith(f"{room}.") for room in above)]
@@ -136,16 +138,17 @@ print(sorted(brought & {"apache_beam", "pyarrow", "google", "rich", "sklearn"}))
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
-def test_reading_what_a_file_says_of_itself_needs_neither_network_nor_beam():
+def test_decoding_and_what_a_file_says_of_itself_need_neither_network_nor_beam():
     # Nor does the detector know of it: what a stranger writes into a file is no part of a score.
     script = """
 import sys
+import mdmf_ops.images.isolation
 import mdmf_ops.provenance
 print(sorted({name.split(".")[0] for name in sys.modules} & {"apache_beam", "torch", "pyarrow", "c2pa"}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
-    inside = [f for f in MODULES if f.is_relative_to(ROOT / "mdmf_ops" / "detector")]
+    inside = [*of_room("images"), *of_room("detector")]
     assert not [file for file in inside if any("provenance" in name for name in imported(parse(file)))]
 
 

@@ -7,8 +7,8 @@ import torch
 from conftest import ROOT
 from torch.nn import functional as F
 
-from mdmf_ops.detector.backbone import MicroBackbone
 from mdmf_ops.detector.frequencies import FREQUENCY_DIM
+from mdmf_ops.detector.micro import MicroBackbone
 
 spec = importlib.util.spec_from_file_location("lite0", ROOT / "recipes/micro/lite0.py")
 lite0 = importlib.util.module_from_spec(spec)

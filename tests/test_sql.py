@@ -23,8 +23,8 @@ from scans import scan
 
 from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
-from mdmf_ops.beam.drift import sample, summarise
 from mdmf_ops.beam.runs import latest_rows, latest_sql
+from mdmf_ops.beam.stream.drift import sample, summarise
 from mdmf_ops.schema import SCHEMA
 
 PAGE = ROOT / "docs/sql.md"

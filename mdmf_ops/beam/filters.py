@@ -10,7 +10,7 @@ from mdmf_ops.beam.image import ImageRef, split_member, to_ns
 from mdmf_ops.beam.run import WRITTEN_FILE
 from mdmf_ops.beam.shards import is_shard
 from mdmf_ops.beam.storage import is_gcs, local_path
-from mdmf_ops.detector import ErrorCode
+from mdmf_ops.errors import ErrorCode
 
 _WRITTEN = re.compile(WRITTEN_FILE)
 _ENDS_AS_WRITTEN = re.compile(rf"/(?:{WRITTEN_FILE})\Z")

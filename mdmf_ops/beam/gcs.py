@@ -38,7 +38,8 @@ from requests import RequestException, Response
 from requests.adapters import HTTPAdapter
 
 from mdmf_ops.beam.image import ImageRef, to_ns
-from mdmf_ops.detector import ErrorCode, ImageError, Limits
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import Limits
 
 RETRY_S = 120.0
 RETRY = DEFAULT_RETRY.with_timeout(RETRY_S)

@@ -4,7 +4,7 @@ import datetime
 import re
 from typing import NamedTuple
 
-from mdmf_ops.detector import ImageError
+from mdmf_ops.errors import ImageError
 
 NAMESPACE = "mdmf"
 """Of every metric of ours."""

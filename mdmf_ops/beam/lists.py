@@ -25,7 +25,7 @@ from mdmf_ops.beam.storage import (
     read_error,
     store_errors,
 )
-from mdmf_ops.detector import ErrorCode, ImageError
+from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line, name_of_refused
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import model_assets
 from mdmf_ops.beam.shared import SharedDetector
 from mdmf_ops.beam.storage import is_gcs, open_file
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Limits, Scorer
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Scorer
 from mdmf_ops.detector.detector import pick_device
 from mdmf_ops.detector.precision import PRECISIONS
+from mdmf_ops.images.decode import Limits
 from model_assets import MANIFEST, AssetError, listed_files
 
 CHECK_S = 10.0

@@ -18,7 +18,7 @@ from mdmf_ops.beam.load import read_id
 from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.runs import open_rows
 from mdmf_ops.beam.storage import is_gcs
-from mdmf_ops.detector import ErrorCode
+from mdmf_ops.errors import ErrorCode
 from mdmf_ops.progress import Progress
 
 _OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.TIMEOUT.value, ErrorCode.INTERNAL.value)

@@ -16,7 +16,8 @@ from apache_beam.transforms.window import WindowedValue
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
 from mdmf_ops.beam.storage import gcs, is_gcs, local_path, open_file, read_error
-from mdmf_ops.detector import ErrorCode, ImageError, Limits
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import Limits
 
 _READS_AT_ONCE = 8
 """Images that a worker thread reads side by side: an object store answers one request slowly and many as fast."""

@@ -8,7 +8,8 @@ from mdmf_ops.beam.image import Image, ImageRef, split_member
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.storage import is_gcs, local_path, local_ref
-from mdmf_ops.detector import ErrorCode, ImageError, Limits
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import Limits
 
 
 def reread(row: Mapping[str, Any], limits: Limits) -> Image:

@@ -12,12 +12,14 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
-from mdmf_ops.detector import DEFAULT_ALPHA, ErrorCode, ImageError, Limits, Score, Scorer
+from mdmf_ops.detector import DEFAULT_ALPHA, Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
-from mdmf_ops.detector.heap import keep_free_memory
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.detector.worker import be_one_of_several
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.heap import keep_free_memory
+from mdmf_ops.images.decode import Limits
 from mdmf_ops.progress import Progress
 from mdmf_ops.provenance import read_declaration
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from mdmf_ops.beam.image import ImageRef, split_member
 from mdmf_ops.beam.storage import open_file, read_error, store_errors
-from mdmf_ops.detector import ErrorCode, ImageError
+from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line
 
 _BLOCK_BYTES = 512

@@ -24,8 +24,9 @@ from apache_beam.utils import multi_process_shared
 from apache_beam.utils.multi_process_shared import MultiProcessShared
 
 from mdmf_ops import __version__
-from mdmf_ops.detector import Detector, Limits, Scorer
+from mdmf_ops.detector import Detector, Scorer
 from mdmf_ops.detector.scorer import Terms
+from mdmf_ops.images.decode import Limits
 
 _THREADS = 2
 """Of each process: one image is decoded while another one waits for the network."""

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mdmf_ops.beam.image import ImageRef, split_member
-from mdmf_ops.detector import ErrorCode, ImageError
+from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.text import fits_a_line, told
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

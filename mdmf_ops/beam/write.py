@@ -15,7 +15,7 @@ from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_table
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.packed import pack, unpack
 from mdmf_ops.beam.run import Run
-from mdmf_ops.detector.heap import keep_no_free_memory
+from mdmf_ops.heap import keep_no_free_memory
 
 ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""

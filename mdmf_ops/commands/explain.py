@@ -35,9 +35,11 @@ from mdmf_ops.beam.storage import absolute, store_errors
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.committed import only_run
 from mdmf_ops.commands.terminal import console, plain, progress_bar
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, ErrorCode, ImageError, Limits, Score, decode
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Score
 from mdmf_ops.detector.calibration import verdict
 from mdmf_ops.detector.precision import TOLERANCE, spread
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import Limits, decode
 from mdmf_ops.report.explain import Explanation, calibration_chart, decimal, in_words, map_picture, to_json
 from mdmf_ops.report.heatmap import tiles_of
 from mdmf_ops.report.page import row_key

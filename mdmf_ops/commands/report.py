@@ -23,7 +23,8 @@ from mdmf_ops.beam.runs import find_rows, latest_rows
 from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.committed import only_run, require_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
-from mdmf_ops.detector import ImageError, Limits, decode
+from mdmf_ops.errors import ImageError
+from mdmf_ops.images.decode import Limits, decode
 from mdmf_ops.report.page import Report, make_page, row_key, summary
 from mdmf_ops.report.tally import LIST_COLUMNS, Row, Tally
 from mdmf_ops.report.thumbnails import thumbnail

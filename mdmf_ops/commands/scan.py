@@ -53,7 +53,7 @@ from mdmf_ops.commands.terminal import console, every, plain
 from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector import Detector
 from mdmf_ops.detector.detector import device_name, pick_device
-from mdmf_ops.detector.heap import keep_no_free_memory
+from mdmf_ops.heap import keep_no_free_memory
 from mdmf_ops.progress import Progress
 from mdmf_ops.text import told
 from model_assets import AssetError

@@ -32,10 +32,10 @@ from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import pubsub_v1
 
-from mdmf_ops.beam import local as beam_local
-from mdmf_ops.beam.current import current_detector
 from mdmf_ops.beam.image import NAMESPACE
-from mdmf_ops.beam.subscription import SUBSCRIPTION
+from mdmf_ops.beam.stream import local as beam_local
+from mdmf_ops.beam.stream.current import current_detector
+from mdmf_ops.beam.stream.subscription import SUBSCRIPTION
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.terminal import every
 from mdmf_ops.text import told

@@ -1,4 +1,4 @@
-"""Pixels to score, without Beam.
+"""Images to scores, without Beam.
 
 Example::
 
@@ -12,8 +12,8 @@ Example::
 from typing import TYPE_CHECKING, Any
 
 from mdmf_ops.detector.calibration import Calibration, Verdict
-from mdmf_ops.detector.decode import DecodedImage, Limits, decode
-from mdmf_ops.detector.errors import ErrorCode, ImageError
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import DecodedImage, Limits, decode
 
 if TYPE_CHECKING:
     from mdmf_ops.detector.detector import Detector

@@ -11,13 +11,14 @@ from torch import Tensor
 
 import model_assets
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector.backbone import Backbone, make_backbone
+from mdmf_ops.detector.backbone import Backbone
+from mdmf_ops.detector.backbones import make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.calibration import Calibration
-from mdmf_ops.detector.decode import Limits
 from mdmf_ops.detector.precision import PRECISIONS, keeps_scores
 from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Scorer, Terms
 from mdmf_ops.detector.signature import Signature
+from mdmf_ops.images.decode import Limits
 
 BACKBONE_FILE = "backbone.safetensors"
 SIGNATURE_FILE = "signature.safetensors"

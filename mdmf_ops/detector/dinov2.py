@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from mdmf_ops.detector.backbone import Backbone
-from mdmf_ops.detector.tiles import TileGeometry
+from mdmf_ops.images.tiles import TileGeometry
 
 PATCH_PX = 14
 DEFAULT_TILE_PX = 224

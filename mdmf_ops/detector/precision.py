@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mdmf_ops.detector.scorer import Terms
-from mdmf_ops.detector.tiles import TileGeometry
+from mdmf_ops.images.tiles import TileGeometry
 
 PRECISIONS = ("float32", "bfloat16")
 """The first is the definition; the other stands in for it where `keeps_scores`."""

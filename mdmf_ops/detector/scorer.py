@@ -11,10 +11,10 @@ import torch
 
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Verdict, verdict
-from mdmf_ops.detector.decode import Limits
-from mdmf_ops.detector.errors import ErrorCode, ImageError
-from mdmf_ops.detector.isolation import decode_in_turn
-from mdmf_ops.detector.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles
+from mdmf_ops.errors import ErrorCode, ImageError
+from mdmf_ops.images.decode import Limits
+from mdmf_ops.images.isolation import decode_in_turn
+from mdmf_ops.images.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles
 
 DEFAULT_ALPHA = 0.01
 

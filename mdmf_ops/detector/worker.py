@@ -2,7 +2,7 @@
 
 import torch
 
-from mdmf_ops.detector.heap import keep_free_memory
+from mdmf_ops.heap import keep_free_memory
 
 
 def be_one_of_several() -> None:

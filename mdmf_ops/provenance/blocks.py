@@ -9,8 +9,8 @@ import zlib
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mdmf_ops.detector.metadata import MAX_PIECES
-from mdmf_ops.detector.pieces import EXIF_NAME, JPEG_APP1, JPEG_SCAN, boxes, jpeg_segments, png_chunks, riff_chunks
+from mdmf_ops.images.metadata import MAX_PIECES
+from mdmf_ops.images.pieces import EXIF_NAME, JPEG_APP1, JPEG_SCAN, boxes, jpeg_segments, png_chunks, riff_chunks
 from mdmf_ops.provenance.exif import TIFF_C2PA, TIFF_STARTS, TIFF_XMP, read_tags
 from mdmf_ops.provenance.items import read_items
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
-from mdmf_ops.detector.metadata import MAX_PIECES
-from mdmf_ops.detector.pieces import boxes
+from mdmf_ops.images.metadata import MAX_PIECES
+from mdmf_ops.images.pieces import boxes
 
 _XMP_TYPE = b"application/rdf+xml"
 _IN_FILE, _IN_META = 0, 1

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from mdmf_ops.detector.pieces import boxes
+from mdmf_ops.images.pieces import boxes
 from mdmf_ops.provenance.claim import MAX_PARENTS, Claim, make_claim, with_parents
 from mdmf_ops.provenance.sources import source_of
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice, repeat
 
-from mdmf_ops.detector.metadata import MAX_PIECES
-from mdmf_ops.detector.pieces import jpeg_segments, png_chunks, riff_chunks
+from mdmf_ops.images.metadata import MAX_PIECES
+from mdmf_ops.images.pieces import jpeg_segments, png_chunks, riff_chunks
 from mdmf_ops.provenance.exif import EXIF_DIRECTORY, LAYOUTS, TIFF_STARTS
 
 _MAX_BOXES = 2000

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
-from mdmf_ops.detector.heap import give_back_memory
-from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
 from mdmf_ops.detector.worker import be_one_of_several
+from mdmf_ops.heap import give_back_memory
+from mdmf_ops.images.decode import decode
+from mdmf_ops.images.tiles import cut_tiles, plan_tiles
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
 
@@ -112,8 +112,9 @@ def extract(
     # The text of all that may have made them: features of a chain, a decoder or an extractor that was changed since
     # are no longer theirs.
     room = Path(inspect.getfile(Backbone)).parent
+    texts = (*room.glob("*.py"), *room.parent.glob("images/*.py"))
     makers = [augment, type(backbone), *([] if isinstance(chain, str) else [chain])]
-    files = {inspect.getmodule(maker).__file__ for maker in makers} | {*map(str, room.glob("*.py"))}
+    files = {inspect.getmodule(maker).__file__ for maker in makers} | {*map(str, texts)}
     for file in (*sorted(files), room / "micro.onnx"):  # which `seen` runs on a CPU
         digest.update(Path(file).read_bytes())
     for tensor in backbone.state_dict().values():

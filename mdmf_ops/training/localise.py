@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.detector import decode
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
-from mdmf_ops.detector.tiles import TilePlan, cut_tiles, plan_tiles
 from mdmf_ops.detector.worker import be_one_of_several
+from mdmf_ops.images.decode import decode
+from mdmf_ops.images.tiles import TilePlan, cut_tiles, plan_tiles
 from mdmf_ops.training.augment import EVALUATION_PX, evaluation_chain, random_crop, shrink
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Progress

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from mdmf_ops.detector.backbone import MicroBackbone
+from mdmf_ops.detector.micro import MicroBackbone
 
 
 def main() -> None:

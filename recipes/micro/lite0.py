@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mdmf_ops.detector.backbone import MicroBackbone
+from mdmf_ops.detector.micro import MicroBackbone
 
 _BATCH_NORM_EPS = 1e-3
 

@@ -18,9 +18,7 @@ from mdmf_ops.beam import ReadImages, Run
 from mdmf_ops.beam.yaml import ReadAndScore
 from pipelines import rescan, stream
 
-MODULES = [
-    importlib.import_module(f"mdmf_ops.beam.{module.name}") for module in pkgutil.iter_modules(mdmf_ops.beam.__path__)
-]
+MODULES = [importlib.import_module(m.name) for m in pkgutil.walk_packages(mdmf_ops.beam.__path__, "mdmf_ops.beam.")]
 
 RUN = Run.start("gs://b/scores", "r1")
 

@@ -31,7 +31,7 @@ from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.beam.storage import local_ref
-from mdmf_ops.beam.windows import DRIFT_FOLDER, WINDOW_FOLDER
+from mdmf_ops.beam.stream.windows import DRIFT_FOLDER, WINDOW_FOLDER
 from mdmf_ops.detector import ErrorCode, Limits
 
 

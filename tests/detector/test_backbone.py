@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import photo
 
-from mdmf_ops.detector.backbone import MicroBackbone
+from mdmf_ops.detector.micro import MicroBackbone
 
 SIZES = [(64, 64), (64, 96), (160, 64), (512, 512)]
 """(height, width) of a tile, px: the smallest, uneven ones, the largest."""

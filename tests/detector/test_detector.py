@@ -11,7 +11,7 @@ from PIL import Image
 from mdmf_ops.detector import Calibration, Detector, ErrorCode, ImageError, Limits, Score, decode
 from mdmf_ops.detector.calibration import Stratum
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE, pick_device
-from mdmf_ops.detector.tiles import cut_tiles, plan_tiles
+from mdmf_ops.images.tiles import cut_tiles, plan_tiles
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from isolated import decode_isolated
 from PIL import Image
 
 from mdmf_ops.detector import Detector, Limits, decode
-from mdmf_ops.detector.tiles import TileGeometry, tile_image
+from mdmf_ops.images.tiles import TileGeometry, tile_image
 
 GEOMETRY = TileGeometry(patch_px=32, max_tile_px=128, max_tiles=4)
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True, "exact": True}}

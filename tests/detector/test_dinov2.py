@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import model_assets
 from mdmf_ops.detector import Calibration, Detector, decode
-from mdmf_ops.detector.backbone import BACKBONES, make_backbone
+from mdmf_ops.detector.backbones import BACKBONES, make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.detector import CALIBRATION_FILE
 from mdmf_ops.detector.signature import Signature

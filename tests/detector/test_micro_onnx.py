@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import photo
 
-from mdmf_ops.detector.backbone import MicroBackbone
+from mdmf_ops.detector.micro import MicroBackbone
 
 SIZES = [(64, 64), (64, 96), (160, 64), (96, 512), (320, 416), (512, 512)]
 """(height, width) of a tile, px: even and odd numbers of patches, the smallest and the largest."""

@@ -8,8 +8,9 @@ import torch
 from conftest import BROKEN, encode, photo
 from held import check_that_errors_hold_nothing
 
-from mdmf_ops.detector import Detector, ImageError, Scorer, isolation
+from mdmf_ops.detector import Detector, ImageError, Scorer
 from mdmf_ops.detector.detector import exact_convolutions
+from mdmf_ops.images import isolation
 
 DEADLINE_S = 60
 

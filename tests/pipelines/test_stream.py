@@ -23,7 +23,7 @@ from pubsub import PROJECT, StreamProcess, pubsub_emulator, wait_for
 from streams import START_S, check_dataset, flags, metrics_of, read_rows, topics
 
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.messages import message_uri
+from mdmf_ops.beam.stream.messages import message_uri
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_neither_a_message_that_beam_could_not_publish_again_nor_silence_outside
 
 TWO_SIGNALS = """
 import os, signal
-from mdmf_ops.beam.subscription import SUBSCRIPTION
+from mdmf_ops.beam.stream.subscription import SUBSCRIPTION
 from pipelines.stream import drain_on_signals
 drain_on_signals()
 os.kill(os.getpid(), signal.{first})

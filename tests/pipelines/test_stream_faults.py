@@ -14,8 +14,8 @@ from pubsub import PROJECT, PubSubEmulator, StreamProcess, pointed_at, wait_for
 from streams import START_S, check_dataset, flags, metrics_of, read_rows, topics
 
 from mdmf_ops.beam.commit import read_manifests
-from mdmf_ops.beam.drift import DRIFT_SCHEMA
 from mdmf_ops.beam.runs import collect, strays
+from mdmf_ops.beam.stream.drift import DRIFT_SCHEMA
 
 IMAGES = [encode(photo(i, 64, 64)) for i in range(20)]
 
@@ -108,7 +108,7 @@ def test_a_stream_from_bucket_to_bucket_through_a_store_that_falters_and_then_re
 # It asks a silent emulator every 2 s whether it lives, not every 10.
 IMPATIENT = """
 import sys
-from mdmf_ops.beam import alive
+from mdmf_ops.beam.stream import alive
 from mdmf_ops.cli import main
 alive.ALIVE_MS = 2000
 sys.exit(main(sys.argv[1:]))

@@ -1,20 +1,22 @@
 """Features are computed once, and anew when anything that makes them changes."""
 
 import inspect
-import multiprocessing
 import os
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import encode, photo, tiny
+from conftest import ROOT, encode, photo, tiny
 from PIL import Image
 
-from mdmf_ops.detector import Detector, backbone, decode, frequencies, jpeg_pixels, png
+from mdmf_ops.detector import Detector, backbone, decode, frequencies, micro
 from mdmf_ops.detector.backbone import Backbone
-from mdmf_ops.detector.tiles import TileGeometry, cut_tiles, plan_tiles
+from mdmf_ops.images import jpeg_pixels, png
+from mdmf_ops.images.tiles import TileGeometry, cut_tiles, plan_tiles
 from mdmf_ops.training import augment, features
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import extract
@@ -57,7 +59,7 @@ def test_what_is_there_is_not_computed_again(made, tmp_path):
     np.testing.assert_array_equal(first.seen, again.seen)
 
 
-MAKERS = (augment, backbone, frequencies, inspect.getmodule(decode), jpeg_pixels, png)
+MAKERS = (augment, backbone, micro, frequencies, inspect.getmodule(decode), jpeg_pixels, png)
 
 
 @pytest.mark.parametrize("module", [*MAKERS, features, None])
@@ -132,20 +134,30 @@ def test_all_that_cannot_be_decoded_is_named_at_once(made, tmp_path):
     assert str(error.value).count(".png") == 10
 
 
-def test_two_that_make_one_copy_at_once_do_not_take_each_others_file(made, monkeypatch):
+EXTRACT = """
+import sys
+from pathlib import Path
+from mdmf_ops.detector import Detector
+from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.features import extract
+folder = Path(sys.argv[1])
+images = [LabelledImage(path, False, "source") for path in sorted(folder.glob("*.png"))]
+extract(images, Detector.load(device="cpu").backbone, "evaluation_chain", 2, 7, folder / "work")
+"""
+
+
+def test_two_that_make_one_copy_at_once_do_not_take_each_others_file(made, tmp_path, monkeypatch):
     replace, others = Path.replace, []
 
     def replace_after_the_other(path, target):
         if not others:
             # It makes both copies from the first to the last while this one is about to name its own.
-            others.append(multiprocessing.get_context("fork").Process(target=made))
-            others[0].start()
-            others[0].join(120)
+            others.append(subprocess.run([sys.executable, "-c", EXTRACT, str(tmp_path)], cwd=ROOT, timeout=120))
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace_after_the_other)
     features, _ = made()
-    assert [other.exitcode for other in others] == [0]
+    assert [other.returncode for other in others] == [0]
     monkeypatch.undo()
     again, steps = made()
     assert steps == []

@@ -6,10 +6,10 @@ import torch
 from conftest import encode, photo
 from PIL import Image
 
-from mdmf_ops.detector.backbone import MicroBackbone
 from mdmf_ops.detector.bank import Bank
+from mdmf_ops.detector.micro import MicroBackbone
 from mdmf_ops.detector.signature import Signature
-from mdmf_ops.detector.tiles import TileGeometry, plan_tiles
+from mdmf_ops.images.tiles import TileGeometry, plan_tiles
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.localise import Splice, localise, make_splices, replaced, splice
 

@@ -1,0 +1,1 @@
+"""A stranger's bytes to tiles of pixels, without torch: within limits, whole or refused, in a process apart."""
