@@ -1,4 +1,4 @@
-"""`micro`: the embedded detector's extractor, the early blocks of EfficientNet-Lite0 and frequencies."""
+"""`micro`: the extractor of the embedded detector, the blocks of EfficientNet-Lite0 and frequencies."""
 
 import os
 from collections.abc import Mapping, Sequence
