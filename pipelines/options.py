@@ -11,8 +11,10 @@ from typing import NoReturn, TypeVar
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from mdmf_ops.beam.storage import absolute, open_file, store_errors
 from mdmf_ops.detector import DEFAULT_ALPHA
 from mdmf_ops.detector.precision import PRECISIONS
+from mdmf_ops.provenance import check_anchors
 
 STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"
 """Dataflow's experiment by which resource hints hold in a stream too; it needs horizontal autoscaling."""
@@ -22,6 +24,9 @@ _RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
 
 _NEARLY = 0.8
 """How alike two names are of which one is the other misspelt: `sufix` and `suffix` are .91."""
+
+_MAX_TRUST_BYTES = 2 << 20
+"""They travel with the pipeline, of which a service takes 10 MB."""
 
 _Options = TypeVar("_Options", bound=PipelineOptions)
 
@@ -56,6 +61,36 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network's arithmetic; bfloat16 is taken only where it keeps the scores, which is tried when the"
         " detector is loaded; rows and manifest say which it was (default: %(default)s)",
     )
+
+
+def add_provenance_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom to believe of what files say of themselves."""
+    parser.add_argument(
+        "--c2pa_trust",
+        metavar="PEM",
+        help="certificates of those who vouch for signers of C2PA manifests, local or gs://: a signature that leads to"
+        " one is `trusted`, any other that holds `valid` (default: nobody vouches)",
+    )
+
+
+def trust_anchors(options: argparse.Namespace) -> str | None:
+    """What --c2pa_trust holds; its name becomes absolute. Workers get the certificates, and need not have the file.
+
+    Raises:
+        ValueError: it cannot be read, or signatures cannot be checked against it.
+    """
+    if options.c2pa_trust is None:
+        return None
+    options.c2pa_trust = absolute(options.c2pa_trust)
+    try:
+        with open_file(options.c2pa_trust) as file:
+            anchors = file.read(_MAX_TRUST_BYTES + 1).decode(errors="replace")
+        if len(anchors) > _MAX_TRUST_BYTES:
+            raise ValueError(f"expected at most {_MAX_TRUST_BYTES} bytes")
+        check_anchors(anchors)
+    except (OSError, ValueError, *store_errors(options.c2pa_trust)) as error:
+        raise ValueError(f"--c2pa_trust {options.c2pa_trust}: {error}") from error
+    return anchors
 
 
 def add_service_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from mdmf_ops.progress import Progress
 from model_assets import AssetError
 from pipelines.options import (
     add_detector_arguments,
+    add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
     named_runner,
@@ -38,6 +39,7 @@ from pipelines.options import (
     scoring_device,
     scoring_hints,
     show_beams_log,
+    trust_anchors,
 )
 
 
@@ -73,6 +75,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         "--assets", metavar="DIR", help="folder of the detector, local or gs:// (default: the embedded micro)"
     )
     add_detector_arguments(parser)
+    add_provenance_arguments(parser)
     parser.add_argument(
         "--skip_unchanged",
         metavar="PREVIOUS_OUTPUT",
@@ -192,6 +195,7 @@ def build(
         alpha=options.alpha,
         device=scoring_device(options),
         precision=options.precision,
+        trust_anchors=trust_anchors(options),
         progress=progress,
     )
     rows = (
@@ -227,6 +231,7 @@ def prepare(options: RescanOptions) -> Run:
         options.skip_unchanged = dataset_root(options.skip_unchanged)
     if options.assets is not None:
         options.assets = absolute(options.assets)
+    trust_anchors(options)
     return Run.start(options.output, options.run_id)
 
 

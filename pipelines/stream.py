@@ -40,6 +40,7 @@ from model_assets import AssetError
 from pipelines.options import (
     STREAMING_RIGHT_FITTING,
     add_detector_arguments,
+    add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
     named_runner,
@@ -48,6 +49,7 @@ from pipelines.options import (
     scoring_device,
     scoring_hints,
     show_beams_log,
+    trust_anchors,
 )
 
 _LOCAL_RUNNERS = (direct_runner.BundleBasedDirectRunner, direct_runner.SwitchingDirectRunner)
@@ -117,6 +119,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the pointer again after so many seconds (default: %(default)s)",
     )
     add_detector_arguments(parser)
+    add_provenance_arguments(parser)
     parser.add_argument(
         "--local_root",
         metavar="DIR",
@@ -174,12 +177,13 @@ def check(options: StreamOptions) -> None:
     if not options.output:
         raise ValueError("--output is missing: name the folder of the Parquet dataset")
     # As of a variable that is not set: no alerts, or any file under the working folder, is not what was meant.
-    for flag in ("alert_topic", "error_topic", "assets", "local_root"):
+    for flag in ("alert_topic", "error_topic", "assets", "local_root", "c2pa_trust"):
         if getattr(options, flag) == "":
             raise ValueError(f"--{flag} is empty: name what it is for, or leave it out")
     dataset_root(options.output)
     _windows_of(options)
     detector_of(options)
+    trust_anchors(options)
 
 
 def _check_detector(options: StreamOptions) -> None:
@@ -203,9 +207,8 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     if options.accelerator:
         # What parses and remembers must not be fused into workers with a GPU.
         windowed = windowed | "SpreadRefs" >> beam.Reshuffle()
-    scoring = ScoreMessages(
-        stream, detector, None if local else options.batch_wait_s, threads=usable_cores() if local else 1
-    )
+    wait_s, threads = (None, usable_cores()) if local else (options.batch_wait_s, 1)
+    scoring = ScoreMessages(stream, detector, wait_s, threads, trust_anchors(options))
     scored = (
         windowed
         | "Fetch" >> FetchImages(detector.limits).with_resource_hints(**hints)

@@ -145,6 +145,11 @@ def _signer() -> tuple[bytes, bytes]:
     return certificate(1, False) + certificate(0, True), key
 
 
+def anchor() -> str:
+    """The certificate, in PEM, of who vouches for the signer of all manifests that are made here."""
+    return _signer()[0].decode().partition("-----END CERTIFICATE-----\n")[2]
+
+
 @functools.lru_cache
 def signed(image_format: str, source: str = GENERATED, software: str = "Test Generator") -> bytes:
     """A picture with a C2PA manifest, made and signed by the official library."""

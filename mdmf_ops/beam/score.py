@@ -43,6 +43,7 @@ class ScoreImages(beam.PTransform):
         device: `auto`, `cpu` or `cuda`.
         precision: `float32`, or `bfloat16` where that keeps the scores; see `mdmf_ops.detector.precision`.
         limits: what is refused before decoding.
+        trust_anchors: certificates in PEM that make a signer of C2PA manifests trusted; see `mdmf_ops.provenance`.
         progress: where to count what was scored, for a terminal on this machine.
     """
 
@@ -55,11 +56,12 @@ class ScoreImages(beam.PTransform):
         device: str = "auto",
         precision: str = PRECISIONS[0],
         limits: Limits | None = None,
+        trust_anchors: str | None = None,
         progress: Progress | None = None,
     ):
         super().__init__()
         options = DetectorOptions(assets, alpha, device, precision, limits or Limits())
-        self._handler = DetectorHandler(run, options, progress)
+        self._handler = DetectorHandler(run, options, progress, trust_anchors)
         self._shown = {"run_id": run.run_id, **options.shown()}
 
     def display_data(self) -> dict[str, Any]:
@@ -75,7 +77,13 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
     A failed image never fails its batch: RunInference would dead-letter all of it.
     """
 
-    def __init__(self, run: Run, options: DetectorOptions, progress: Progress | None = None):
+    def __init__(
+        self,
+        run: Run,
+        options: DetectorOptions,
+        progress: Progress | None = None,
+        trust_anchors: str | None = None,
+    ):
         super().__init__(
             # A fixed size: with a growing one, an image of more than one unit would close an empty batch.
             min_batch_size=_BATCH_SIZE,
@@ -84,6 +92,7 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         )
         self._run = run
         self._options = options
+        self._trust_anchors = trust_anchors
         self._progress = progress
 
     def load_model(self) -> Scorer:
@@ -97,7 +106,7 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         rows = []
         for image, result in zip(batch, self._results(batch, model), strict=True):
             _count(result, model.terms.device)
-            rows.append(make_row(image, result, model, self._run))
+            rows.append(make_row(image, result, model, self._run, self._trust_anchors))
             if self._progress:
                 self._progress.add("done")
         return rows
@@ -142,7 +151,9 @@ _DECODER_LOST = (ErrorCode.DECODER_CRASHED, ErrorCode.TIMEOUT, ErrorCode.OUT_OF_
 """What a file did to a decoder, in a process of its own, it may do to a reader of its metadata, which has none."""
 
 
-def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Run) -> Row:
+def make_row(
+    image: Image, result: Score | ImageError, detector: Scorer, run: Run, trust_anchors: str | None = None
+) -> Row:
     """The row of one image, every field of the schema set."""
     ref, content = image.ref, image.content
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
@@ -166,15 +177,15 @@ def make_row(image: Image, result: Score | ImageError, detector: Scorer, run: Ru
         "attributes": list(ref.attributes.items()),
     }
     if content is not None and not (isinstance(result, ImageError) and result.code in _DECODER_LOST):
-        row |= _declared(content)
+        row |= _declared(content, trust_anchors)
     if isinstance(result, ImageError):
         return row | {"status": "failed", "error_code": result.code.value, "error_message": result.message}
     return row | _scored(result, detector.terms)
 
 
-def _declared(content: bytes) -> Row:
+def _declared(content: bytes, trust_anchors: str | None) -> Row:
     """What the file says of itself; of most images that could not be decoded too."""
-    declaration = read_declaration(content)
+    declaration = read_declaration(content, trust_anchors)
     Metrics.distribution(NAMESPACE, "declared_us").update(declaration.read_us)
     signature = declaration.c2pa_signature
     return {

@@ -179,7 +179,7 @@ def _check(options: RescanOptions) -> Run:
 def _check_utf8(options: RescanOptions) -> None:
     """Raises UsageError for a name that cannot travel to workers, or into a manifest, as text."""
     sources = (*options.input, *options.input_list)
-    for name in (*sources, options.output or "", options.skip_unchanged or "", options.assets or ""):
+    for name in filter(None, (*sources, options.output, options.skip_unchanged, options.assets, options.c2pa_trust)):
         try:
             name.encode()
         except UnicodeEncodeError as error:

@@ -8,5 +8,6 @@ Example::
 """
 
 from mdmf_ops.provenance.declaration import Declaration, Signature, read_declaration
+from mdmf_ops.provenance.signature import check_anchors
 
-__all__ = ["Declaration", "Signature", "read_declaration"]
+__all__ = ["Declaration", "Signature", "check_anchors", "read_declaration"]

@@ -48,22 +48,26 @@ class _Said(NamedTuple):
     software: str | None
 
 
-def read_declaration(content: bytes) -> Declaration:
-    """Reads what a file says of its origin from its metadata. Damaged metadata says less and raises nothing."""
+def read_declaration(content: bytes, trust_anchors: str | None = None) -> Declaration:
+    """Reads what a file says of its origin from its metadata. Damaged metadata says less and raises nothing.
+
+    Args:
+        trust_anchors: certificates in PEM, whose holders vouch for signers of C2PA manifests; see `check_anchors`.
+    """
     started_ns = time.perf_counter_ns()
     try:
-        declaration = _read(content)
+        declaration = _read(content, trust_anchors)
     except Exception:  # whatever a stranger's metadata may do, the image's score stands
         declaration = Declaration()
     return replace(declaration, read_us=min((time.perf_counter_ns() - started_ns) // 1000, _MAX_READ_US))
 
 
-def _read(content: bytes) -> Declaration:
+def _read(content: bytes, trust_anchors: str | None) -> Declaration:
     blocks = find_blocks(content)
     signature = None
     said: list[_Said] = []
     if blocks.c2pa is not None:
-        signature, claim = _read_c2pa(content, blocks.c2pa)
+        signature, claim = _read_c2pa(content, blocks.c2pa, trust_anchors)
         said.append(_Said("c2pa", strongest(claim.sources), claim.software))
     said += _read_others(blocks)
     source = strongest(each.source for each in said if each.source)
@@ -77,9 +81,9 @@ def _read(content: bytes) -> Declaration:
     )
 
 
-def _read_c2pa(content: bytes, store: bytes) -> tuple[Signature, Claim]:
+def _read_c2pa(content: bytes, store: bytes, trust_anchors: str | None) -> tuple[Signature, Claim]:
     image_format = next((name for magic, name in _FORMATS.items() if content.startswith(magic)), "avif")
-    signature, manifests = check_signature(content, f"image/{image_format}")
+    signature, manifests = check_signature(content, f"image/{image_format}", trust_anchors)
     if not manifests:
         return signature, read_claim(store)
     # Of what is signed only the library's reading counts: another reader may be led to another manifest.

@@ -1,7 +1,9 @@
 """Whether a C2PA manifest's signature holds: asked of the official library, where it is installed."""
 
+import importlib.util
 import io
 import os
+import ssl
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -28,7 +30,7 @@ class Signature(str, Enum):
     """What is known of a C2PA manifest's signature. Closed list."""
 
     TRUSTED = "trusted"
-    """Unbroken, and the signer is on the library's list of trusted ones."""
+    """Unbroken, and a trust anchor vouches for the signer."""
     VALID = "valid"
     """Unbroken: the file is as its signer left it. Who that is nobody vouches for: anyone can make such a key."""
     INVALID = "invalid"
@@ -48,28 +50,45 @@ class Checked(NamedTuple):
     manifests: list[dict[str, Any]]
 
 
-def _library() -> tuple[Any, Any] | None:
+def check_anchors(anchors: str) -> None:
+    """Finds out whether signatures can be checked against trust anchors.
+
+    Raises:
+        ValueError: these are no certificates in PEM, of which the library would say nothing; or it is not installed.
+    """
+    plain = anchors.encode("ascii", "replace").decode()  # what stands around certificates may be of any script
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=plain)
+    except (ssl.SSLError, ValueError) as error:  # ValueError: nothing at all
+        raise ValueError(f"no certificates in PEM: {error}") from error
+    if importlib.util.find_spec("c2pa") is None:
+        raise ValueError("signatures are checked by the C2PA library: pip install 'mdmf-ops[c2pa]'")
+
+
+def _library(anchors: str | None) -> tuple[Any, Any] | None:
     """The library and its settings, loaded when the first manifest is met: it takes a quarter of a second and 20 MB."""
-    return _library_of(os.getpid())
+    return _library_of(os.getpid(), anchors)
 
 
 @lru_cache(maxsize=1)
-def _library_of(_process_id: int) -> tuple[Any, Any] | None:
+def _library_of(_process_id: int, anchors: str | None) -> tuple[Any, Any] | None:
     """The same for a process: in a fork the library takes its parent's settings for none."""
     try:
         import c2pa
     except (ImportError, OSError):  # OSError: its binary does not load on this system
         return None
-    return c2pa, c2pa.Context.from_dict(_SETTINGS)
+    trust = {"trust": {"trust_anchors": anchors}} if anchors else {}
+    return c2pa, c2pa.Context.from_dict(_SETTINGS | trust)
 
 
-def check_signature(content: bytes, mime_type: str) -> Checked:
+def check_signature(content: bytes, mime_type: str, anchors: str | None = None) -> Checked:
     """Checks the manifest in a file that has one.
 
     Args:
         mime_type: of the file, by its content.
+        anchors: certificates in PEM that make a signer trusted; None trusts nobody.
     """
-    if not in_few_pieces(content) or (library := _library()) is None:
+    if not in_few_pieces(content) or (library := _library(anchors)) is None:
         return Checked(Signature.UNCHECKED, [])
     c2pa, context = library
     try:

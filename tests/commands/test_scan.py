@@ -15,7 +15,8 @@ from functools import partial
 import pytest
 import torch
 from apache_beam.options.pipeline_options import DirectOptions
-from conftest import encode, files_in, make_row, photo, tiny
+from conftest import ROOT, encode, files_in, make_row, photo, tiny
+from declared import anchor, signed
 from emulators import Bucket, CountingProxy, environment, fake_gcs_server
 from scans import read_rows
 
@@ -332,3 +333,31 @@ def test_a_dry_run_asks_for_eight_images_of_a_list_at_once_and_opens_a_shard_onc
     monkeypatch.setattr(shards, "_open", lambda shard: opened.append(shard.uri) or open_shard(shard))
     assert planned()["images"] == 12
     assert sorted(opened) == [f"{tmp_path}/{shard}.tar" for shard in "abc"]
+
+
+def test_signatures_that_lead_to_a_certificate_of_c2pa_trust_are_trusted(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/signed.jpg").write_bytes(signed("JPEG"))
+    (tmp_path / "trust.pem").write_text(f"# für alle\n{anchor()}")
+    rows = {}
+    for name, flags in (("with", ["--c2pa_trust", str(tmp_path / "trust.pem")]), ("without", [])):
+        scan = ["scan", str(tmp_path / "photos"), "--output", str(tmp_path / name), "--run_id", "r", "--workers", "1"]
+        assert cli.main([*scan, *flags]) == cli.EXIT_OK
+        [rows[name]] = read_rows(tmp_path / name)
+    assert (rows["with"]["c2pa_signature"], rows["without"]["c2pa_signature"]) == ("trusted", "valid")
+    assert rows["with"]["mmd2"] == rows["without"]["mmd2"]
+    options = json.loads((tmp_path / "with/_runs/r.json").read_text())["options"]
+    assert options["c2pa_trust"] == str(tmp_path / "trust.pem")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "No such file"), (b"none", "no certificates in PEM"), (bytes(3 << 20), "at most")]
+)
+def test_certificates_that_cannot_be_had_are_told_before_anything_is_scored(tmp_path, capsys, content, why):
+    path = tmp_path / "trust.pem"
+    if content is not None:
+        path.write_bytes(content)
+    assert cli.main(["scan", str(ROOT / "samples"), "--output", str(tmp_path / "out"), "--c2pa_trust", str(path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"--c2pa_trust {path}: " in line and why in line
+    assert not (tmp_path / "out").exists()

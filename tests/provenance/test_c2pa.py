@@ -4,16 +4,29 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT, encode, photo
-from declared import GENERATED, IPTC, MIME_TYPES, NO_GENERATORS, box, chunk, picture, sign, signed, with_segments
+from declared import (
+    GENERATED,
+    IPTC,
+    MIME_TYPES,
+    NO_GENERATORS,
+    anchor,
+    box,
+    chunk,
+    picture,
+    sign,
+    signed,
+    with_segments,
+)
 from faults import noting_proxy
 
-from mdmf_ops.provenance import Signature, blocks, declaration, jumbf, read_declaration, signature
+from mdmf_ops.provenance import Signature, blocks, check_anchors, declaration, jumbf, read_declaration, signature
 from mdmf_ops.provenance.blocks import find_blocks
 from mdmf_ops.provenance.claim import MAX_PARENTS
 from mdmf_ops.provenance.jumbf import read_claim
@@ -25,7 +38,7 @@ every_format = pytest.mark.parametrize("image_format", MIME_TYPES)
 
 @pytest.fixture
 def no_library(monkeypatch):
-    monkeypatch.setattr(signature, "_library", lambda: None)
+    monkeypatch.setattr(signature, "_library", lambda _anchors: None)
 
 
 @every_format
@@ -33,6 +46,35 @@ def test_an_unbroken_signature_of_nobody_known_is_valid_and_not_trusted(image_fo
     declaration = read_declaration(signed(image_format))
     assert (declaration.source, declaration.by, declaration.software) == (GENERATED, "c2pa", "Test Generator")
     assert declaration.c2pa_signature is Signature.VALID
+
+
+@every_format
+def test_a_signature_that_leads_to_a_trust_anchor_is_trusted(image_format):
+    content, others = signed(image_format), ssl.create_default_context().get_ca_certs(binary_form=True)
+    strangers = "".join(map(ssl.DER_cert_to_PEM_cert, others[:3]))
+    said = read_declaration(content, strangers + anchor())
+    assert (said.c2pa_signature, said.source) == (Signature.TRUSTED, GENERATED)
+    assert read_declaration(content.replace(b"Test", b"Tost"), anchor()).c2pa_signature is Signature.INVALID
+    assert read_declaration(content, strangers or None).c2pa_signature is Signature.VALID
+    assert read_declaration(content).c2pa_signature is Signature.VALID  # nothing is left of what was trusted before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nonsense", "-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n", "Zertifikat für Nobody"],
+)
+def test_what_is_no_certificate_is_no_trust_anchor(text):
+    with pytest.raises(ValueError, match="no certificates in PEM"):
+        check_anchors(text)
+    with pytest.raises(ValueError, match="no certificates in PEM"):
+        check_anchors(text + anchor() + anchor()[:-40])
+    check_anchors(f"# für alle\n{anchor() * 2}")
+
+
+def test_without_the_library_nobody_can_be_trusted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    with pytest.raises(ValueError, match=r"mdmf-ops\[c2pa\]"):
+        check_anchors(anchor())
 
 
 @every_format
@@ -47,7 +89,7 @@ def test_without_the_library_the_same_is_said_and_nobody_vouches(image_format, n
 def test_both_readers_say_the_same_of_a_camera(image_format, monkeypatch):
     content = signed(image_format, "digitalCapture", "Camera")
     with_library = read_declaration(content)
-    monkeypatch.setattr(signature, "_library", lambda: None)
+    monkeypatch.setattr(signature, "_library", lambda _anchors: None)
     without = read_declaration(content)
     assert with_library.source == without.source == "digitalCapture"
     assert with_library.software == without.software == "Camera"
@@ -56,7 +98,7 @@ def test_both_readers_say_the_same_of_a_camera(image_format, monkeypatch):
 @pytest.fixture(params=["library", "no library"])
 def either_reader(request, monkeypatch):
     if request.param == "no library":
-        monkeypatch.setattr(signature, "_library", lambda: None)
+        monkeypatch.setattr(signature, "_library", lambda _anchors: None)
 
 
 def test_a_service_that_signs_is_a_generator_where_no_source_type_is_said(either_reader):

@@ -80,7 +80,7 @@ def asked(monkeypatch):
         calls.append(1)
         raise ValueError("damaged")
 
-    monkeypatch.setattr(signature, "_library", lambda: (SimpleNamespace(Reader=read), None))
+    monkeypatch.setattr(signature, "_library", lambda _anchors: (SimpleNamespace(Reader=read), None))
     return calls
 
 

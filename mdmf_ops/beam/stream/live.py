@@ -93,13 +93,19 @@ class ScoreMessages(beam.PTransform):
         detector: which detector, perhaps through a pointer.
         batch_wait_s: how long an image waits at most for others. None makes batches of what is in one bundle: right
             for the local runner, which forms bundles so, and forgets under which key an image waits.
+        trust_anchors: as of `ScoreImages`.
     """
 
     def __init__(
-        self, stream: Run, detector: DetectorOptions, batch_wait_s: float | None = BATCH_WAIT_S, threads: int = 1
+        self,
+        stream: Run,
+        detector: DetectorOptions,
+        batch_wait_s: float | None = BATCH_WAIT_S,
+        threads: int = 1,
+        trust_anchors: str | None = None,
     ):
         super().__init__()
-        self._handler = _LiveHandler(stream, detector, batch_wait_s, threads)
+        self._handler = _LiveHandler(stream, detector, batch_wait_s, threads, trust_anchors)
         wait = "within a bundle" if batch_wait_s is None else batch_wait_s
         self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
@@ -113,8 +119,15 @@ class ScoreMessages(beam.PTransform):
 class _LiveHandler(DetectorHandler):
     """Scores each batch with the detector that is current when it comes."""
 
-    def __init__(self, stream: Run, options: DetectorOptions, batch_wait_s: float | None, threads: int):
-        super().__init__(stream, options)
+    def __init__(
+        self,
+        stream: Run,
+        options: DetectorOptions,
+        batch_wait_s: float | None,
+        threads: int,
+        trust_anchors: str | None = None,
+    ):
+        super().__init__(stream, options, trust_anchors=trust_anchors)
         self._batch_wait_s = batch_wait_s
         self._threads = threads
 

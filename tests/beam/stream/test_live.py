@@ -14,6 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import util
 from apache_beam.transforms.window import TimestampedValue
 from conftest import BROKEN, encode, photo
+from declared import anchor, signed
 
 from mdmf_ops.beam import FetchImages, Run
 from mdmf_ops.beam.image import Image, ImageRef, Message
@@ -102,3 +103,11 @@ def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_othe
 
     assert rows(4) == rows(1)
     assert len({thread.name for thread in threading.enumerate() if thread.name.startswith("mdmf-score")}) > 1
+
+
+@pytest.mark.parametrize(("anchors", "expected"), [(anchor, "trusted"), (lambda: None, "valid")])
+def test_whose_signatures_are_trusted_is_said_to_a_stream_too(anchors, expected):
+    handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, 1, anchors())
+    image = Image(ImageRef("gs://b/o", message=Message(b"", {}, "1", 0)), signed("JPEG"))
+    [scored] = handler.run_inference([image], handler.load_model())
+    assert scored.row["c2pa_signature"] == expected
