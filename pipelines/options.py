@@ -6,13 +6,14 @@ import logging
 import re
 from collections.abc import Collection, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from mdmf_ops.beam.storage import absolute, open_file, store_errors
-from mdmf_ops.detector import DEFAULT_ALPHA
+from mdmf_ops.beam.storage import absolute, is_gcs, open_file, store_errors
+from mdmf_ops.detector import DEFAULT_ALPHA, Detector
 from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.provenance import check_anchors
 
@@ -61,6 +62,18 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network's arithmetic; bfloat16 is taken only where it keeps the scores, which is tried when the"
         " detector is loaded; rows and manifest say which it was (default: %(default)s)",
     )
+
+
+def check_detector(options: argparse.Namespace) -> None:
+    """Finds out before any worker starts what would stop all of them; what only they may have is theirs to read.
+
+    Raises:
+        AssetError: a detector on this machine is damaged.
+        ValueError: the level is none that its calibration has.
+    """
+    assets = options.assets
+    if assets is None or (not is_gcs(assets) and Path(assets).is_dir()):
+        Detector.load(assets, alpha=options.alpha, device="cpu")
 
 
 def add_provenance_arguments(parser: argparse.ArgumentParser) -> None:

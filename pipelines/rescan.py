@@ -13,7 +13,6 @@ import datetime
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -24,8 +23,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
 from mdmf_ops.beam.run import dataset_root
-from mdmf_ops.beam.storage import absolute, is_gcs
-from mdmf_ops.detector import Detector
+from mdmf_ops.beam.storage import absolute
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
 from pipelines.options import (
@@ -33,6 +31,7 @@ from pipelines.options import (
     add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
+    check_detector,
     named_runner,
     read_options,
     refuse,
@@ -246,20 +245,13 @@ def launch(
     return pipeline.run()
 
 
-def _check_detector(options: RescanOptions) -> None:
-    """Finds out before any worker starts what would stop all of them; what only they may have is theirs to read."""
-    assets = options.assets
-    if assets is None or (not is_gcs(assets) and Path(assets).is_dir()):
-        Detector.load(assets, alpha=options.alpha, device="cpu")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a rescan to its end (on a service: submits it and waits, unless told otherwise)."""
     show_beams_log()
     options = read_options(RescanOptions, argv if argv is not None else sys.argv[1:])
     try:
         run = prepare(options)
-        _check_detector(options)
+        check_detector(options)
     except (ValueError, AssetError) as error:
         refuse(str(error))
     launch(run, options).wait_until_finish()

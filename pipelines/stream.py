@@ -13,9 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import ReadFromPubSub, WriteToPubSub
@@ -43,6 +41,7 @@ from pipelines.options import (
     add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
+    check_detector,
     named_runner,
     read_options,
     refuse,
@@ -186,13 +185,6 @@ def check(options: StreamOptions) -> None:
     trust_anchors(options)
 
 
-def _check_detector(options: StreamOptions) -> None:
-    """What only the workers may have is theirs to read."""
-    detector = detector_of(options)
-    if not detector.assets or Path(detector.assets).is_dir():
-        replace(detector, device="cpu").load(detector.assets)
-
-
 def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> beam.PCollection:
     """Adds the stream to PubsubMessage elements; its result is the ids of the messages that are dealt with."""
     windows = _windows_of(options)
@@ -280,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = read_options(StreamOptions, argv if argv is not None else sys.argv[1:])
     try:
         check(options)
-        _check_detector(options)
+        check_detector(options)
     except (ValueError, AssetError) as error:
         refuse(str(error))
     _stream, result = launch(options)
