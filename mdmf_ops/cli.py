@@ -139,6 +139,11 @@ def complain(what: str) -> None:
         print(what, file=sys.stderr, flush=True)
 
 
+def stop_writing() -> None:
+    """Whoever reads standard output has read enough, as `head` does: what is still written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(argv: list[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), "")
     try:
@@ -162,8 +167,8 @@ def _run(argv: list[str]) -> int:
     except (UsageError, ImportError) as error:  # the latter of what gs:// needs, and is imported where one is met
         complain(f"mdmf {asked}: {told(str(error))}")
         return EXIT_USAGE
-    except BrokenPipeError:  # whoever reads has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        stop_writing()
         return status
     except Exception as error:
         if not _is_outside(error):

@@ -120,6 +120,23 @@ def run_pipeline():
     return start
 
 
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys):
+    """By which line a pipeline, run as a module, refuses flags: `refusal(module, flags)`. Nothing is begun by then."""
+
+    def told(module, flags: list[str]) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(module, "launch", None)
+        with pytest.raises(SystemExit) as ended:
+            module.main(flags)
+        assert ended.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert not list(tmp_path.iterdir())
+        return line
+
+    return told
+
+
 _FIRST = ("test_verbs.py", "test_stream_faults.py", "test_stream.py", "test_killed.py", "test_scan_faults.py")
 
 

@@ -41,7 +41,7 @@ def is_shard(uri: str) -> bool:
 def list_members(shard: ImageRef) -> Iterator[ImageRef]:
     """Lists the images of a shard; one that is damaged or no tar gives a ref of its own that says so, last."""
     try:
-        with _open(shard) as file:
+        with open_file(shard.uri, shard.generation) as file:
             yield from _members(shard, file)
     except (OSError, *store_errors(shard.uri)) as error:
         yield shard._replace(error=read_error(error, shard))
@@ -60,10 +60,6 @@ def refuse_name_of_member(ref: ImageRef) -> ImageRef:
         return ref
     reason = "an object's name with .tar# in it reads as that of an image in a shard: rename the object"
     return ref._replace(uri=f"{ref.uri}%object", error=ImageError(ErrorCode.BAD_URI, reason))
-
-
-def _open(shard: ImageRef) -> BinaryIO:
-    return open_file(shard.uri, shard.generation)
 
 
 def _members(shard: ImageRef, file: BinaryIO) -> Iterator[ImageRef]:

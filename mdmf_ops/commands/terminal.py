@@ -1,6 +1,5 @@
 """How the verbs show tables and waiting: for a person at a terminal, or in whole lines for a pipe."""
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,14 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from mdmf_ops.cli import stop_writing
+
 _PIPE_COLUMNS = 1000
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # Whoever reads has read enough. Rich would end with status 1, as if the verb had failed.
+        # Rich would end with status 1, as if the verb had failed.
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing()
 
 
 def console() -> Console:

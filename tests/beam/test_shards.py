@@ -200,13 +200,13 @@ def test_a_shard_is_listed_once_in_whatever_order_a_list_names_its_images(tmp_pa
     for shard in range(6):
         (tmp_path / f"{shard}.tar").write_bytes(b"".join(file(f"{i}.jpg") for i in range(20)) + END)
     (tmp_path / "list.txt").write_text("\n".join([*names, "5.tar", "a.jpg"]))
-    opened, open_shard = Counter(), shards._open
+    opened, open_file = Counter(), shards.open_file
 
-    def counted(shard):
-        opened[shard.uri] += 1
-        return open_shard(shard)
+    def counted(uri, generation):
+        opened[uri] += 1
+        return open_file(uri, generation)
 
-    monkeypatch.setattr(shards, "_open", counted)
+    monkeypatch.setattr(shards, "open_file", counted)
     with run_pipeline() as p:
         found = p | MatchImages([], lists=[str(tmp_path / "list.txt")]) | beam.Map(_uri)
         assert_that(found, equal_to([f"{tmp_path}/{name}" for name in [*names, "a.jpg"]]))

@@ -413,7 +413,7 @@ def test_lists_and_shards_are_each_read_by_whichever_worker_is_free(step, spread
 def test_a_shard_is_not_opened_by_who_lists_its_folder(tmp_path, monkeypatch):
     for name in ("a.tar", "b.tar"):
         write_tar(tmp_path / name, MEMBERS)
-    monkeypatch.setattr(shards, "_open", None)
+    monkeypatch.setattr(shards, "open_file", None)
     step = sources._ListDoFn(Filters(), None)
     listed = [output for part in split_source(str(tmp_path)) for output in step.process(part)]
     assert sorted((output.tag, output.value[1].uri) for output in listed) == [

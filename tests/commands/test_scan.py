@@ -329,8 +329,8 @@ def test_a_dry_run_asks_for_eight_images_of_a_list_at_once_and_opens_a_shard_onc
                 (tmp_path / "image").write_bytes(images[i])
                 tar.add(tmp_path / "image", f"{i}.png")
     (tmp_path / "list.txt").write_text("".join(f"{shard}.tar#{i}.png\n" for i in range(4) for shard in "abc"))
-    opened, open_shard = [], shards._open
-    monkeypatch.setattr(shards, "_open", lambda shard: opened.append(shard.uri) or open_shard(shard))
+    opened, open_file = [], shards.open_file
+    monkeypatch.setattr(shards, "open_file", lambda uri, generation: opened.append(uri) or open_file(uri, generation))
     assert planned()["images"] == 12
     assert sorted(opened) == [f"{tmp_path}/{shard}.tar" for shard in "abc"]
 

@@ -159,15 +159,8 @@ def test_help_lists_every_option():
         (["--input=a.jpg", "--output=out", "--run_id=../up"], "run id '../up'"),
     ],
 )
-def test_a_command_that_cannot_be_carried_out_says_why_before_anything_runs(tmp_path, monkeypatch, capsys, flags, why):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rescan_pipeline, "launch", None)
-    with pytest.raises(SystemExit) as ended:
-        rescan_pipeline.main(flags)
-    assert ended.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert why in line
-    assert not list(tmp_path.iterdir())
+def test_a_command_that_cannot_be_carried_out_says_why_before_anything_runs(refusal, flags, why):
+    assert why in refusal(rescan_pipeline, flags)
 
 
 def test_a_detector_that_the_workers_alone_can_read_is_left_to_them(monkeypatch):
