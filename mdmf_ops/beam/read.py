@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -13,14 +11,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import WindowedValue
 
+from mdmf_ops.beam.ahead import AheadDoFn
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
 from mdmf_ops.beam.storage import gcs, is_gcs, local_path, open_file, read_error
 from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.images.decode import Limits
-
-_READS_AT_ONCE = 8
-"""Images that a worker thread reads side by side: an object store answers one request slowly and many as fast."""
 
 
 def fetch_image(ref: ImageRef, limits: Limits) -> Image:
@@ -80,44 +76,25 @@ def _is_named(path: str, opened: os.stat_result) -> bool:
     return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)
 
 
-class _FetchDoFn(beam.DoFn):
-    """Reads up to `_READS_AT_ONCE` images ahead; each leaves in the window that its ref came in."""
-
+class _FetchDoFn(AheadDoFn[tuple[Image, float]]):
     def __init__(self, limits: Limits):
         self._limits = limits
         self._bytes_read = Metrics.counter(NAMESPACE, "bytes_read")
         self._image_bytes = Metrics.distribution(NAMESPACE, "image_bytes")
         self._read_us = Metrics.distribution(NAMESPACE, "read_us")
 
-    def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(_READS_AT_ONCE, "mdmf-read")
-
-    def teardown(self) -> None:
-        self._pool.shutdown()
-
-    def start_bundle(self) -> None:
-        self._reading: deque[tuple[Future, object, object]] = deque()
-
     def process(
         self, ref: ImageRef, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
-        self._reading.append((self._pool.submit(_timed_fetch, ref, self._limits), timestamp, window))
-        if len(self._reading) == _READS_AT_ONCE:
-            yield self._take()
+        yield from self.begin(_timed_fetch, ref, self._limits, timestamp=timestamp, window=window)
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        while self._reading:
-            yield self._take()
-
-    def _take(self) -> WindowedValue:
-        future, timestamp, window = self._reading.popleft()
-        image, duration_s = future.result()
+    def end(self, result: tuple[Image, float]) -> Iterator[Image]:
+        image, duration_s = result
         if image.content is not None:
-            # Counted here: metrics belong to the thread that runs the bundle.
             self._bytes_read.inc(len(image.content))
             self._image_bytes.update(len(image.content))
             self._read_us.update(int(duration_s * 1e6))
-        return WindowedValue(image, timestamp, (window,))
+        yield image
 
 
 def _timed_fetch(ref: ImageRef, limits: Limits) -> tuple[Image, float]:

@@ -19,6 +19,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
+from mdmf_ops.beam.ahead import AheadDoFn
 from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.globs import compile_glob, fixed_folder, fixed_start, is_glob, may_hold
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
@@ -223,16 +224,28 @@ class _ListDoFn(beam.DoFn):
                 yield ref
 
 
-class _ListNamedDoFn(_ListDoFn):
+class _ListNamedDoFn(_ListDoFn, AheadDoFn[ImageRef]):
     """Shards beside their sources, and entries of lists beside None, grouped by file, to refs of images."""
 
     def __init__(self, ask: bool, filters: Filters, progress: Progress | None):
         super().__init__(filters, progress)
         self._ask = ask or filters.ask_more_than_the_name
 
-    def process(self, group: tuple[str, Iterable[tuple[str | None, ImageRef]]]) -> Iterator[ImageRef]:
-        for source, ref in group[1]:
-            yield from self._images(source, list_named(ref, self._ask))
+    def process(
+        self,
+        group: tuple[str, Iterable[tuple[str | None, ImageRef]]],
+        timestamp=beam.DoFn.TimestampParam,
+        window=beam.DoFn.WindowParam,
+    ) -> Iterator[ImageRef]:
+        file, named = group
+        for source, ref in named:
+            if self._ask and not is_shard(file):
+                yield from self.begin(complete, ref, timestamp=timestamp, window=window)
+            else:
+                yield from self._images(source, list_named(ref, ask=False))
+
+    def end(self, result: ImageRef) -> Iterator[ImageRef]:
+        yield from self._images(None, [result])
 
 
 class MatchImages(beam.PTransform):
