@@ -14,7 +14,7 @@ _BIGQUERY_TYPES = {"string": "STRING", "float": "FLOAT64", "timestamp[us, tz=UTC
 _TABLE = re.compile(r"[\w-]+(\.[\w-]+){1,2}")
 _OUTPUT = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^*?'\"\\`\s/]+)*")
 
-_NEWEST = "PARTITION BY image_uri ORDER BY scanned_at DESC, run_id DESC"
+_NEWEST = "PARTITION BY image_uri ORDER BY image_generation DESC NULLS LAST, scanned_at DESC, run_id DESC"
 
 
 def _logical_type(type_: pa.DataType) -> str:

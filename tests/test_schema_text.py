@@ -80,9 +80,9 @@ def test_tables_and_load_name_the_files_of_the_output_and_nothing_else():
     assert ddl.count("WITH PARTITION COLUMNS (scan_date DATE)") == 2
 
 
-def add(output, run_id, day, uris, committed=True):
+def add(output, run_id, day, uris, committed=True, generation=None):
     run = Run(str(output), run_id, f"2026-01-{day:02d}", f"2026-01-{day:02d}T01:00:00+00:00")
-    rows = [make_row(uri) | {"run_id": run_id} for uri in uris]
+    rows = [make_row(uri) | {"run_id": run_id, "image_generation": generation} for uri in uris]
     file = write_shard(run, 0, 1, rows)
     if committed:
         commit(run, len(rows), [file], CommitOptions())
@@ -94,6 +94,8 @@ def test_the_views_show_complete_runs_and_newest_rows(tmp_path, older):
     add(tmp_path, "one", 1, ["/a", "/b", "/c"])
     add(tmp_path, "two", 2, ["/b", "/d"])
     add(tmp_path, "killed", 3, ["/a", "/e"], committed=False)
+    add(tmp_path, "three", 1, ["/o"], generation=9)
+    add(tmp_path, "told-late", 2, ["/o"], generation=8)  # it was overwritten
     if older:
         [path] = tmp_path.glob("scan_date=*/one-*.parquet")
         pq.write_table(pq.read_table(path).drop_columns(["c2pa_signature"]), path)
@@ -119,7 +121,8 @@ def test_the_views_show_complete_runs_and_newest_rows(tmp_path, older):
 
     first, second = "2026-01-01", "2026-01-02"
     newest = [("/a", "one", first), ("/b", "two", second), ("/c", "one", first), ("/d", "two", second)]
-    assert rows("scores") == sorted([*newest, ("/b", "one", first)])
+    newest.append(("/o", "three", first))
+    assert rows("scores") == sorted([*newest, ("/b", "one", first), ("/o", "told-late", second)])
     assert rows("scores_latest") == rows("scores_loaded_latest") == newest
 
 

@@ -148,6 +148,22 @@ def test_of_two_rows_of_one_moment_every_query_takes_the_same(rows, tmp_path):
     assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["c"]
 
 
+def test_of_an_overwritten_object_every_query_takes_the_newest_generation_whichever_row_was_last(rows, tmp_path):
+    """A stream may be told of the older one behind the newer; a reference to no generation may fail at any time."""
+    row = {name: rows[0][name] for name in SCHEMA.names}
+    row |= {"status": "scored", "verdict": "likely_ai", "error_code": None, "image_uri": "gs://b/a"}
+    overwritten = {"status": "failed", "verdict": None, "error_code": "changed"}
+    tries = [(7, {}), (9, {}), (9, {"verdict": "uncertain"}), (8, overwritten), (None, overwritten)]
+    for i, (generation, changed) in enumerate(tries):
+        run = Run(str(tmp_path), f"r{i}", "2026-01-01", f"2026-01-01T00:00:0{i}+00:00")
+        moment = datetime.datetime(2026, 1, 1, 0, 0, i, tzinfo=datetime.timezone.utc)
+        made = row | changed | {"run_id": run.run_id, "scanned_at": moment, "image_generation": generation}
+        commit(run, 1, [write_shard(run, 0, 1, [made])], CommitOptions())
+    for query in ("latest", f"({latest_sql(str(tmp_path))})"):
+        assert database_of(tmp_path).sql(f"select run_id from {query}").fetchall() == [("r2",)]
+    assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["r2"]
+
+
 def test_folders_above_an_output_are_no_columns(home, rows, tmp_path):
     scores = tmp_path / "verdict=done/alpha=7/run_id=0/scan_date=2020-02-02"
     shutil.copytree(home / "scores", scores, ignore=shutil.ignore_patterns("_drift"))
@@ -224,6 +240,7 @@ def scan_of(uri, day, verdict, **changed):
     """A row of a scan of that day in the week of 5 January 2026; without a verdict it failed."""
     row = {
         "image_uri": uri,
+        "image_generation": None,
         "folder": "",
         "scanned_at": datetime.datetime(2026, 1, 5 + day, tzinfo=datetime.timezone.utc),
     }
@@ -322,6 +339,7 @@ def above(rng, sizes, rate, alpha=0.01):
             for name, value in (("status", "scored"), ("detector_id", "a"), ("jpeg_quality", pa.scalar(90, pa.int16())))
         },
         alpha=np.full(stratum.size, alpha, np.float32),
+        image_generation=pa.nulls(stratum.size, pa.int64()),
         scanned_at=np.zeros(stratum.size, "datetime64[us]"),
         run_id=pa.repeat("run", stratum.size),
     )

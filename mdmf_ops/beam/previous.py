@@ -54,7 +54,7 @@ def is_unchanged(ref: ImageRef, seen: Iterable[Seen], detector_id: str) -> bool:
     The same object generation is the same bytes; a local file is the same by size and time. An image that has
     neither must be read.
     """
-    newest = max(seen, key=lambda row: row.scanned_ns, default=None)
+    newest = max(seen, key=lambda row: (row.generation or 0, row.scanned_ns), default=None)
     if newest is None or not newest.settled or newest.detector_id != detector_id or ref.error is not None:
         return False
     if ref.generation is not None or newest.generation is not None:

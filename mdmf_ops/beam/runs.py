@@ -25,6 +25,10 @@ _LATEST_COLUMNS = (
     *("declared_source", "declared_by", "c2pa_signature", "run_id", "scanned_at", "detector_id"),
 )
 
+_NEWEST = ("image_generation", "scanned_at", "run_id")
+"""By which of an image's rows the newest is known, highest first and none last. The message of an object that was
+overwritten may come to a stream behind that of the newer one: its row says nothing of what is there."""
+
 _BATCH_ROWS = 4096
 _MOST_OPEN = 100
 """Data files that are read side by side. A process may usually open 1,024, and one in a bucket holds up to 8 MiB."""
@@ -88,14 +92,14 @@ def collect(output: str, files: Sequence[StoredFile]) -> None:
 def latest_rows(
     output: str, columns: Sequence[str] = _LATEST_COLUMNS, manifests: Iterable[dict[str, Any]] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The newest row of every image over all committed runs, by URI.
+    """The newest row of every image over all committed runs, by URI: the last of an object's newest generation.
 
     Files are sorted by URI, so they are merged as they stream: memory holds a few thousand rows of each open one. Of
     more than `_MOST_OPEN` files, so many at a time are merged into temporary ones first: some hundred bytes of disk for
     a row.
 
     Args:
-        columns: of the schema, image_uri, scanned_at and run_id among them.
+        columns: of the schema, image_uri, image_generation, scanned_at and run_id among them.
         manifests: of the runs to read; None is every committed one. Of rows that were scanned at the same moment, that
             of the last run by name counts.
 
@@ -133,7 +137,7 @@ def _newest(paths: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         # To here every file has said what it has, but for more rows of this very URI.
         bound = min(stream.last_uri for stream in streams)
         table = pa.concat_tables([last, *(stream.take(bound) for stream in streams)])
-        table = table.sort_by([("image_uri", "ascending"), ("scanned_at", "descending"), ("run_id", "descending")])
+        table = table.sort_by([("image_uri", "ascending"), *((name, "descending") for name in _NEWEST)])
         uris = table["image_uri"].combine_chunks()
         is_first = pc.not_equal(uris[1:], uris[:-1])
         table = table.filter(pa.concat_arrays([pa.array([True]), is_first]))
@@ -233,6 +237,7 @@ def latest_sql(output: str, verdict: str | None = None) -> str:
     whenever it is run."""
     root, found = (path.replace("'", "''") for path in (output, glob.escape(output)))
     condition = f" and verdict = '{verdict}'" if verdict else ""
+    newest = ", ".join(f"{name} desc nulls last" for name in _NEWEST)
     return f"""\
 with committed as (
   select '{root}/' || unnest(files).path as filename
@@ -243,5 +248,5 @@ from read_parquet(
   '{found}/{PARTITION}=*/*.parquet', hive_partitioning = false, union_by_name = true, filename = true
 ) as scores
 semi join committed using (filename)
-qualify row_number() over (partition by image_uri order by scanned_at desc, run_id desc) = 1{condition}
+qualify row_number() over (partition by image_uri order by {newest}) = 1{condition}
 order by image_uri"""

@@ -48,6 +48,8 @@ FILE = ImageRef("/a.jpg", size_bytes=100, modified_ns=NS)
         (FILE, [seen(generation=None), seen(scanned_ns=2, generation=None, size_bytes=99)], False),
         (FILE, [seen(scanned_ns=2, generation=None), seen(generation=None, size_bytes=99)], True),
         (OBJECT, [seen(scanned_ns=2, settled=False), seen()], False),
+        # A stream that is told of an overwritten object behind the newer one.
+        (OBJECT, [seen(), seen(scanned_ns=2, generation=6, settled=False)], True),
     ],
 )
 def test_an_image_is_skipped_only_if_its_newest_row_holds(ref, rows, unchanged):

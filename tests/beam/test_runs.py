@@ -167,7 +167,7 @@ def test_files_of_an_older_schema_are_read_with_what_they_lack_unknown(output, o
     for path in output.glob(f"scan_date=*/{older}-*.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.drop_columns(["declared_software", "c2pa_signature", "declared_us"]), path)
-    columns = ("image_uri", "run_id", "scanned_at", "c2pa_signature")
+    columns = ("image_uri", "image_generation", "run_id", "scanned_at", "c2pa_signature")
     rows = list(latest_rows(str(output), columns))
     assert [(row["image_uri"], row["run_id"]) for row in rows] == LATEST
     assert all(row.keys() == set(columns) and row["c2pa_signature"] is None for row in rows)
