@@ -186,6 +186,20 @@ def test_a_clock_that_jumps_ahead_and_back_makes_rows_late_and_none_lost(emulato
     check_dataset(tmp_path / "out")
 
 
+def test_a_subscription_that_is_deleted_stops_the_stream_once_the_rows_of_what_it_took_in_are_written(
+    emulator, tmp_path
+):
+    uploads, alerts, errors = topics("deleted")
+    sent = publish(uploads, "taken", 5)
+    with StreamProcess(tmp_path / "log", *flags(tmp_path / "out", uploads, alerts, errors)) as stream:
+        wait_for(lambda: len(alerted(alerts)) == len(sent), START_S, "alerts")
+        uploads._subscriber.delete_subscription(subscription=uploads.subscription)
+        # No other stream will be given these messages: the service has dropped them.
+        assert "mdmf stream: stopped: NotFound: 404 Subscription" in stream.fails(START_S)
+    assert items(read_rows(tmp_path / "out")) == sent
+    check_dataset(tmp_path / "out")
+
+
 def test_a_full_disk_stops_the_stream_and_the_next_one_writes_every_row(emulator, tmp_path):
     uploads, alerts, errors = topics("full")
     # Less than the rows of all messages take in a single file (27 kB), which a busy machine makes of them.

@@ -110,8 +110,8 @@ class _Subscription:
                 self._warn(error)
                 self.draining.wait(_PAUSE_S)
                 continue
-            except Exception as error:  # raised where the pipeline sees it
-                self._error = error
+            except Exception as error:
+                self._end(error)
                 return
             for message in fresh:
                 self._arrived.put(message)
@@ -150,8 +150,19 @@ class _Subscription:
             except _TRANSIENT as error:  # a lease that ends meanwhile is a redelivery
                 self._warn(error)
             except Exception as error:
-                self._error = error
+                self._end(error)
                 return
+
+    def _end(self, error: Exception) -> None:
+        """Drains after an error that does not pass; `close` raises it. The messages of a subscription that was deleted
+        never come again: their rows are written while they are here."""
+        if self._closing.is_set():  # the client was closed while a pull went on
+            return
+        if self._error is None:
+            _log.error("Pub/Sub: %s: the stream writes what it took in, and stops", told(str(error)))
+            self._error = error
+        if not self.draining.is_set():
+            self.drain()
 
     def _extend(self, ack_ids: list[str]) -> None:
         if ack_ids:
@@ -195,12 +206,7 @@ class _Subscription:
     def take(self) -> list[pubsub_v1.types.PubsubMessage]:
         """The messages that have arrived, at most a batch; waits a moment for the first, and then for the others. Those
         that still wait when the time for a drain is over are left to the next stream.
-
-        Raises:
-            Exception: the subscription cannot be read, for good: it is gone, or access is.
         """
-        if self._error is not None:
-            raise self._error
         if self._is_overdue():
             return []
         taken = []
@@ -240,7 +246,11 @@ class _Subscription:
         return self.draining.is_set() and time.monotonic() > self._drain_ends_s
 
     def close(self) -> None:
-        """Hands in the last acknowledgements. For as long as a drain may take they are tried again."""
+        """Hands in the last acknowledgements. For as long as a drain may take they are tried again.
+
+        Raises:
+            Exception: the subscription could not be read, for good: it is gone, or access is.
+        """
         if not self._threads:
             return
         if self._outstanding:
@@ -264,6 +274,8 @@ class _Subscription:
                 self._warn(error)
                 time.sleep(_PAUSE_S)
         self._client.close()
+        if self._error is not None:
+            raise self._error
 
 
 SUBSCRIPTION = _Subscription()

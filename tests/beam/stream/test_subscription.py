@@ -58,23 +58,21 @@ def test_only_what_is_dealt_with_is_acknowledged(emulator, monkeypatch):
     assert topic.pull() == []
 
 
-def test_a_subscription_that_is_deleted_is_an_error_and_no_silence(emulator):
+def test_a_subscription_that_is_deleted_is_an_error_once_what_was_taken_in_is_dealt_with(emulator):
     topic = Topic("local-deleted")
     subscription = _Subscription()
     subscription.open(topic.subscription)
     topic.publish(b"x").result()
-    take(subscription, 1)
+    [message] = take(subscription, 1)
     with pubsub_v1.SubscriberClient() as client:
         client.delete_subscription(subscription=topic.subscription)
-
-    def told() -> bool:
-        try:
-            subscription.take()
-        except NotFound:
-            return True
-        return False
-
-    wait_for(told, 60, "the error")
+    wait_for(subscription.draining.is_set, 60, "the drain")
+    wait_for(subscription.has_ended, 60, "the end of pulls")
+    assert subscription.take() == [] and not subscription.is_drained()
+    subscription.acknowledge(message.message_id)
+    assert subscription.is_drained()
+    with pytest.raises(NotFound):
+        subscription.close()
 
 
 def test_connections_cut_garbled_and_left_half_open_lose_no_message(emulator, monkeypatch):
