@@ -62,7 +62,7 @@ class CurrentDetector:
         return self._detector
 
     def _check(self) -> None:
-        folder = self._folder
+        folder = None
         try:
             folder = read_pointer(self._pointer)
             if folder == self._folder:
@@ -74,8 +74,8 @@ class CurrentDetector:
             reason = told(f"{type(error).__name__}: {error}")
             if reason != self._rejected:
                 kept = self._detector.assets.detector_id
-                named = told(folder)
-                _log.error("%s names %s, which does not load; %s is kept: %s", self._pointer, named, kept, reason)
+                named = f"names {told(folder)}, which does not load" if folder else "names no detector"
+                _log.error("%s %s; %s is kept: %s", self._pointer, named, kept, reason)
             self._rejected = reason
             return
         self._swaps.inc()

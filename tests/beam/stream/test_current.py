@@ -71,6 +71,7 @@ def test_a_broken_detector_is_rejected_until_it_is_whole(two, caplog):
     check()
     pointer.unlink()
     check()
+    assert str(pointer.parent / "one") not in caplog.text  # it loads; and no pointer that cannot be read names it
     bank.write_bytes(whole)
     manifest.write_text(listed)
     pointer.write_text("two")
