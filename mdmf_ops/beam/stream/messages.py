@@ -56,9 +56,9 @@ def parse_message(message: Message, local_root: str | None = None) -> ImageRef |
         elif message.data.lstrip()[:1] == b"{":
             ref = _reference(message, local_root)
         else:
-            ref = ImageRef(message_uri(message), attributes=message.attributes, inline=True)
+            ref = ImageRef(message_uri(message), attributes=_callers(message), inline=True)
     except ImageError as error:
-        ref = ImageRef(message_uri(message), attributes=message.attributes, error=error)
+        ref = ImageRef(message_uri(message), attributes=_callers(message), error=error)
     return ref and ref._replace(message=message)
 
 
@@ -68,9 +68,13 @@ def message_uri(message: Message) -> str:
     The caller's attributes belong to it: two items with one picture are two items.
     """
     digest = hashlib.sha256(message.data)
-    callers = sorted((key, value) for key, value in message.attributes.items() if key not in _OF_ERRORS)
-    digest.update(json.dumps(callers).encode())
+    digest.update(json.dumps(sorted(_callers(message).items())).encode())
     return f"message:{digest.hexdigest()}"
+
+
+def _callers(message: Message) -> dict[str, str]:
+    """The caller's attributes. Why an image failed is nothing to say of one that was published again, and scored."""
+    return {key: value for key, value in message.attributes.items() if key not in _OF_ERRORS}
 
 
 def _notification(message: Message) -> ImageRef | None:
@@ -108,7 +112,7 @@ def _reference(message: Message, local_root: str | None) -> ImageRef:
             raise _bad("a local file has no generation")
         generation = _integer("generation", generation)
     own = _attributes(payload.get("attributes"), _MAX_VALUE_BYTES)
-    return ImageRef(uri, generation, attributes=message.attributes | own)
+    return ImageRef(uri, generation, attributes=_callers(message) | own)
 
 
 def _json(data: bytes) -> dict[str, Any]:

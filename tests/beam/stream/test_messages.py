@@ -220,7 +220,14 @@ def test_what_is_published_again_from_the_error_topic_is_the_image_it_was(more):
     again = parse_message(Message(sent.data, sent.attributes, "again", 1))
     assert len(sent.attributes) == 5 + len(more)  # mdmf_cut says what is cut off
     assert again.uri == ref.uri
-    assert again.attributes["mdmf_message_id"] == "id"
+    assert again.message.attributes["mdmf_message_id"] == "id"
+    assert again.attributes == {"item": "7"}  # the row of an image that is scored now does not say that it failed
+    sent = make_error(Scored(parse_message(message(b"{}", item="7")), row))
+    assert parse_message(Message(sent.data, sent.attributes, "again", 1)).attributes == {"item": "7"}
+    named = message({"uri": "gs://uploads/a.jpg", "attributes": {"lane": "hot"}}, item="7")
+    sent = make_error(Scored(parse_message(named), row))
+    again = parse_message(Message(sent.data, sent.attributes, "again", 1))
+    assert again.attributes == {"item": "7", "lane": "hot"}
     assert parse_message(message(b"\xff\xd8 bytes", item="7", mdmf_of_mine="x")).uri != ref.uri
 
 
