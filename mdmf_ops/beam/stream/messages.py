@@ -26,11 +26,12 @@ from mdmf_ops.errors import ErrorCode, ImageError
 MAX_JSON_BYTES = 256 << 10
 """Of a reference or a notification's payload: 100 attributes of the largest size come to about 130 kB."""
 
-_MAX_ATTRIBUTES, _MAX_KEY_BYTES, _MAX_VALUE_BYTES = 100, 256, 1024
-"""Pub/Sub's own limits, kept for attributes that come in JSON."""
+_ATTRIBUTE_LIMITS = 100, 256, 1024
+"""Pub/Sub's own, kept for attributes that come in JSON: how many, bytes of a key, bytes of a value."""
 
-_MAX_METADATA_VALUE_BYTES = 8 << 10
-"""Cloud Storage takes this much of metadata on one object."""
+_METADATA_LIMITS = (8 << 10,) * 3
+"""Cloud Storage takes this much of metadata on one object, in keys of any number and size. Whoever uploads may choose
+them, and none is to keep an image from being scored."""
 
 _MAX_PATH_BYTES = 4096
 _NOTIFICATION = {"eventType", "bucketId", "objectId", "payloadFormat"}
@@ -96,7 +97,7 @@ def _notification(message: Message) -> ImageRef | None:
         size_bytes=size_bytes,
         modified_ns=_time_ns(payload.get("timeCreated")),
         crc32c=_text("crc32c", payload["crc32c"]) if payload.get("crc32c") else None,
-        attributes=_attributes(payload.get("metadata"), _MAX_METADATA_VALUE_BYTES),
+        attributes=_attributes(payload.get("metadata"), _METADATA_LIMITS),
     )
 
 
@@ -111,7 +112,7 @@ def _reference(message: Message, local_root: str | None) -> ImageRef:
         if not is_gcs(uri):
             raise _bad("a local file has no generation")
         generation = _integer("generation", generation)
-    own = _attributes(payload.get("attributes"), _MAX_VALUE_BYTES)
+    own = _attributes(payload.get("attributes"), _ATTRIBUTE_LIMITS)
     return ImageRef(uri, generation, attributes=_callers(message) | own)
 
 
@@ -155,14 +156,15 @@ def _local_uri(uri: str, local_root: str | None) -> str:
     return local_uri(str(path))
 
 
-def _attributes(found: Any, max_value_bytes: int) -> dict[str, str]:
+def _attributes(found: Any, limits: tuple[int, int, int]) -> dict[str, str]:
     if found is None:
         return {}
-    if not isinstance(found, Mapping) or len(found) > _MAX_ATTRIBUTES:
-        raise _bad(f"attributes: expected an object of at most {_MAX_ATTRIBUTES} texts")
+    most, max_key_bytes, max_value_bytes = limits
+    if not isinstance(found, Mapping) or len(found) > most:
+        raise _bad(f"attributes: expected an object of at most {most} texts")
     for key, value in found.items():
-        if len(_encodable(key)) > _MAX_KEY_BYTES or len(_encodable(_text("an attribute", value))) > max_value_bytes:
-            raise _bad(f"attributes: keys to {_MAX_KEY_BYTES} bytes, values to {max_value_bytes} bytes are read")
+        if len(_encodable(key)) > max_key_bytes or len(_encodable(_text("an attribute", value))) > max_value_bytes:
+            raise _bad(f"attributes: keys to {max_key_bytes} bytes, values to {max_value_bytes} bytes are read")
     return dict(found)
 
 

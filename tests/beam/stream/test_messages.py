@@ -60,6 +60,14 @@ def test_a_notification_with_payload_also_tells_size_time_checksum_and_the_objec
 
 
 @pytest.mark.parametrize(
+    "metadata", [{f"{i:04d}": "" for i in range(2048)}, {"k" * 8191: ""}, {"k": "v" * 8191}], ids=len
+)
+def test_no_metadata_that_cloud_storage_takes_keeps_an_object_from_being_scored(metadata):
+    ref = parse_message(message(PAYLOAD | {"metadata": metadata}, **NOTIFICATION | {"payloadFormat": "JSON_API_V1"}))
+    assert (ref.error, ref.uri, ref.attributes) == (None, "gs://uploads/in/a b.jpg", metadata)
+
+
+@pytest.mark.parametrize(
     "change", [{"bucket": "other"}, {"name": "in/b.jpg"}, {"generation": "2"}, {"metadata": {"a": 1}}]
 )
 def test_a_payload_that_contradicts_its_attributes_is_refused(change):
