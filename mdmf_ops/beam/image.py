@@ -9,6 +9,9 @@ from mdmf_ops.errors import ImageError
 NAMESPACE = "mdmf"
 """Of every metric of ours."""
 
+IN_MESSAGE = "message:"
+"""The URI of an image that was itself a stream's message starts so: nothing has it any more."""
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MEMBER_MARK = re.compile(r"\.tar#", re.IGNORECASE)
 

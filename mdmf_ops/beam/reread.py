@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from mdmf_ops.beam.image import Image, ImageRef, split_member
+from mdmf_ops.beam.image import IN_MESSAGE, Image, ImageRef, split_member
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.storage import is_gcs, local_path, local_ref
@@ -23,6 +23,9 @@ def reread(row: Mapping[str, Any], limits: Limits) -> Image:
     ref = ImageRef(uri, row["image_generation"])
     if row["image_sha256"] is None:
         return Image(ref, None, ImageError(ErrorCode.UNREADABLE, "the row is of no bytes: they were not read"))
+    if uri.startswith(IN_MESSAGE):
+        why = "the message was the image itself, and no copy of it is kept"
+        return Image(ref, None, ImageError(ErrorCode.NOT_FOUND, why))
     container, member = split_member(uri)
     if member is not None:
         shard = ImageRef(container, ref.generation)

@@ -147,6 +147,18 @@ def test_an_image_that_is_not_the_rows_any_more_is_not_shown(scanned, place, cap
     assert len(set(alone.crop((130, 0, 290, 96)).get_flattened_data())) < 60, "colours of a map, and no photograph"
 
 
+def test_of_an_image_that_was_a_message_the_map_is_shown_and_no_file_is_looked_for(
+    scanned, tmp_path, capsys, monkeypatch
+):
+    [row] = [row for row in full_rows(scanned / "out") if row["image_uri"].endswith("1.jpg")]
+    shutil.copy(row["image_uri"], tmp_path / "message:1")  # another's file, though of that picture
+    monkeypatch.chdir(tmp_path)
+    write_output(tmp_path / "out", [row | {"image_uri": "message:1"}], "streamed")
+    found = explain(capsys, tmp_path, *of_row(tmp_path, row), status=cli.EXIT_FAILED)
+    assert found["reproduced"] == "gone" and "the message was the image itself" in " ".join(found["words"])
+    assert found["pictures"]["map"]
+
+
 def full_rows(output):
     """Every row of an output of one run, as its file holds them."""
     [path] = output.glob("scan_date=*/*.parquet")

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdmf_ops.beam.image import ImageRef, Message, to_ns
+from mdmf_ops.beam.image import IN_MESSAGE, ImageRef, Message, to_ns
 from mdmf_ops.beam.shards import refuse_name_of_member
 from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri
 from mdmf_ops.errors import ErrorCode, ImageError
@@ -70,7 +70,7 @@ def message_uri(message: Message) -> str:
     """
     digest = hashlib.sha256(message.data)
     digest.update(json.dumps(sorted(_callers(message).items())).encode())
-    return f"message:{digest.hexdigest()}"
+    return f"{IN_MESSAGE}{digest.hexdigest()}"
 
 
 def _callers(message: Message) -> dict[str, str]:
