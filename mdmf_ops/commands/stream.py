@@ -68,10 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Beam's log, metrics, whole tracebacks")
 
 
+class _InOneLine(logging.Formatter):
+    """Of a message that ends in a traceback, as Beam's of a bundle that failed, its first line and its last."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *more = super().format(record).strip().splitlines()
+        return f"{first} {told(more[-1])}" if more else first
+
+
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     options = _options(arguments, rest)
     _check(options)
-    logging.basicConfig(format="mdmf stream: %(message)s")
+    for handler in logging.getLogger().handlers:  # Beam's, whose options make one
+        handler.setFormatter((logging.Formatter if arguments.verbose else _InOneLine)("mdmf stream: %(message)s"))
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("mdmf_ops").setLevel(logging.INFO)
     local = is_local(options)

@@ -196,6 +196,7 @@ def test_a_subscription_that_is_deleted_stops_the_stream_once_the_rows_of_what_i
         uploads._subscriber.delete_subscription(subscription=uploads.subscription)
         # No other stream will be given these messages: the service has dropped them.
         assert "mdmf stream: stopped: NotFound: 404 Subscription" in stream.fails(START_S)
+        assert "\nmdmf stream: Pub/Sub: 404 Subscription" in stream.log.read_text()
     assert items(read_rows(tmp_path / "out")) == sent
     check_dataset(tmp_path / "out")
 
@@ -208,7 +209,9 @@ def test_a_full_disk_stops_the_stream_and_the_next_one_writes_every_row(emulator
         command = flags(output, uploads, alerts, errors, "--window_s", "2")
         sent = publish(uploads, "full", 60)
         with StreamProcess(tmp_path / "log1", *command) as stream:
-            assert "No space left on device" in stream.fails(2 * START_S)
+            said = stream.fails(2 * START_S)
+            assert "No space left on device" in said
+            assert all(line.startswith("mdmf stream: ") for line in said.splitlines()), said
         enlarge(disk, "16m")
         with StreamProcess(tmp_path / "log2", *command) as stream:
 
