@@ -79,7 +79,8 @@ class _InOneLine(logging.Formatter):
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     options = _options(arguments, rest)
     _check(options)
-    for handler in logging.getLogger().handlers:  # Beam's, whose options make one
+    logging.basicConfig()  # does nothing where Beam has made a handler already
+    for handler in logging.getLogger().handlers:
         handler.setFormatter((logging.Formatter if arguments.verbose else _InOneLine)("mdmf stream: %(message)s"))
     logging.getLogger().setLevel(logging.INFO if arguments.verbose else logging.ERROR)
     logging.getLogger("mdmf_ops").setLevel(logging.INFO)
