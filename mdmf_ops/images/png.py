@@ -65,7 +65,7 @@ def _plain(content: bytes) -> tuple[bytes, bytes]:
     if b"tRNS" in found:
         parts.append(_chunk(b"tRNS", _transparency(content, found[b"tRNS"])))
     data = list(takewhile(lambda chunk: chunk.kind == b"IDAT", chunks[first:]))
-    if data and b"acTL" in found and b"fcTL" not in found:
+    if data and b"acTL" in found and (b"fcTL" not in found or any(chunk.kind == b"fdAT" for chunk in chunks[:first])):
         raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, "an animation that does not begin with the file's picture")
     parts += [view[chunk.start - 8 : chunk.end + 4] for chunk in data]
     if chunks[-1].kind == b"IEND":
