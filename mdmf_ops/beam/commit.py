@@ -33,7 +33,10 @@ _KEYS = {
     **{"inputs": int, "counts": dict, "files": list},
 }
 _FILE_KEYS = {"path": str, "rows": int, "bytes": int, "sha256": str}
-"""What every manifest says; later versions added more."""
+"""What every manifest says."""
+
+_LATER_KEYS = {"skipped": int, "options": dict}
+"""What later versions added and is read."""
 
 _READS_AT_ONCE = 16
 """Manifests of a bucket: a stream writes 288 a day, and each is two requests."""
@@ -315,13 +318,15 @@ def _parse(path: str) -> dict[str, Any]:
         manifest = json.loads(content)
         if manifest["format"] != _MANIFEST_FORMAT:
             raise ManifestError(f"{path}: expected manifest format {_MANIFEST_FORMAT}, found {manifest['format']!r}")
-        _expect(manifest, _KEYS)
-        _expect(manifest["counts"], {"status": dict})
+        _expect(manifest, _KEYS | {key: kind for key, kind in _LATER_KEYS.items() if key in manifest})
+        _expect(manifest["counts"], dict.fromkeys(("status", *manifest["counts"]), dict))
+        for counts in manifest["counts"].values():
+            _expect(counts, dict.fromkeys(counts, int))
         for file in manifest["files"]:
             _expect(file, _FILE_KEYS)
             if not re.fullmatch(DATA_FILE, file["path"]):
                 raise ManifestError(f"{path}: {file['path']!r} is no name of a data file")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path}: not a manifest: {type(error).__name__}: {error}") from error
     return manifest
 

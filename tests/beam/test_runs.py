@@ -296,7 +296,15 @@ def test_every_file_under_a_prefix_is_listed(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"format": 99, "files": []}', '{"format": 1, "files": []}', '{"format": 1, "files": 7}'],
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"format": 99, "files": []}',
+        '{"format": 1, "files": []}',
+        '{"format": 1, "files": 7}',
+    ],
 )
 def test_a_manifest_that_is_none_is_named(output, content):
     (output / "_runs" / "odd.json").write_text(content)
@@ -313,6 +321,22 @@ def test_a_manifest_that_lacks_what_is_read_of_one_is_named_and_the_key_is(outpu
     assert cli.main(["runs", "list", str(output)]) == cli.EXIT_USAGE
     [line] = capsys.readouterr().err.splitlines()
     assert key in line.partition(f"{path}: not a manifest: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"skipped": "1"}, "skipped"),
+        ({"options": []}, "options"),
+        ({"counts": {"status": {"scored": float("nan")}}}, "scored"),
+        ({"counts": {"status": {}, "verdict": [1]}}, "verdict"),
+    ],
+)
+def test_a_manifest_of_which_what_is_added_up_is_no_number_is_named(output, changed, key):
+    path = output / "_runs" / "night-2.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ManifestError, match=rf"night-2\.json: not a manifest: TypeError: {key}: expected"):
+        read_manifests(str(output))
 
 
 @pytest.mark.parametrize(
