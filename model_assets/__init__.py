@@ -8,6 +8,7 @@ unpickled: weights and bank are safetensors, the rest is JSON.
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +129,11 @@ def listed_files(folder: Path | str) -> dict[str, int]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise AssetError(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, found {path.stat().st_size}")
+        status = path.stat()
+        if status.st_size > _MAX_MANIFEST_BYTES:
+            raise AssetError(f"{path}: expected at most {_MAX_MANIFEST_BYTES} bytes, found {status.st_size}")
+        if not stat.S_ISREG(status.st_mode):  # a pipe is waited for without end, a device may have no end
+            raise AssetError(f"{path}: expected a file, found another thing")
         manifest = json.loads(path.read_text())
     except OSError as error:
         raise AssetError(f"{folder}: no readable {MANIFEST}, so not a detector: {error.strerror}") from error

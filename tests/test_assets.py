@@ -1,7 +1,9 @@
 """A detector's folder: every damage stops the load and names the file."""
 
 import json
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -96,6 +98,22 @@ def test_other_manifests_are_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(AssetError, match=r"manifest\.json"):
         read_assets(folder)
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(folder):
+    path = folder / "manifest.json"
+    content = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(content,))
+    writer.start()
+    try:
+        with pytest.raises(AssetError, match=r"manifest\.json: expected a file"):
+            read_assets(folder)
+    finally:
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
 
 
 def test_no_folder_is_told(tmp_path):
