@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
@@ -16,10 +17,11 @@ from mdmf_ops.beam.commit import ManifestError, read_manifest, read_manifests
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, to_ns
 from mdmf_ops.beam.load import read_id
 from mdmf_ops.beam.run import Run, dataset_root
-from mdmf_ops.beam.runs import open_rows
+from mdmf_ops.beam.runs import read_tables
 from mdmf_ops.beam.storage import is_gcs
 from mdmf_ops.errors import ErrorCode
 from mdmf_ops.progress import Progress
+from mdmf_ops.schema import SCHEMA
 
 _OF_THE_MOMENT = (ErrorCode.OUT_OF_MEMORY.value, ErrorCode.TIMEOUT.value, ErrorCode.INTERNAL.value)
 """Failures after the bytes were read that another try may not see."""
@@ -31,6 +33,7 @@ _COLUMNS = (
     *("image_uri", "image_generation", "image_bytes", "image_modified_at", "image_sha256"),
     *("detector_id", "error_code", "scanned_at"),
 )
+_SCHEMA = pa.schema([SCHEMA.field(name) for name in _COLUMNS])
 
 
 class Seen(NamedTuple):
@@ -98,15 +101,13 @@ def _start(manifest: dict[str, Any]) -> tuple[str, str, str | None]:
 def read_seen(path: str) -> Iterator[tuple[str, Seen]]:
     """Every row of a data file, by URI. A column that its schema did not have yet is unknown. Raises OSError, with its
     name."""
-    with open_rows(path) as parquet:
-        columns = [name for name in _COLUMNS if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                yield row["image_uri"], _seen(row)
+    for table in read_tables(path, _SCHEMA):
+        for row in table.to_pylist():
+            yield row["image_uri"], _seen(row)
 
 
 def _seen(row: dict[str, Any]) -> Seen:
-    modified_at, code = row.get("image_modified_at"), row["error_code"]
+    modified_at, code = row["image_modified_at"], row["error_code"]
     return Seen(
         scanned_ns=to_ns(row["scanned_at"]),
         generation=row["image_generation"],

@@ -150,7 +150,7 @@ class _Stream:
     """The rows of one file as they are asked for; it is open while there are more."""
 
     def __init__(self, path: str, schema: pa.Schema):
-        self._tables = _read_tables(path, schema)
+        self._tables = read_tables(path, schema)
         self._ahead = schema.empty_table()
         self.last_uri = ""
 
@@ -173,9 +173,16 @@ class _Stream:
         return taken
 
 
-def _read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> Iterator[pa.Table]:
-    """The rows of a file, or those that have one of these ids."""
-    with open_rows(path) as parquet:
+def read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> Iterator[pa.Table]:
+    """The rows of a data file, or those that have one of these ids, a few thousand at a time.
+
+    Args:
+        schema: columns of `SCHEMA`, in any order; row_id among them, where ids are asked for.
+
+    Raises:
+        OSError: it is missing, may not be read or is damaged, which may show only as its rows are read; names it.
+    """
+    with _open_rows(path) as parquet:
         groups = [i for i in range(parquet.num_row_groups) if ids is None or _has_one(parquet, i, ids)]
         for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=schema.names):
             if ids is not None:
@@ -185,20 +192,19 @@ def _read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> I
                 batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
                 for field in schema
             )
-            yield pa.table(list(columns), schema=schema)
+            table = pa.table(list(columns), schema=schema)
+            for field in schema:
+                if table[field.name].null_count and not field.nullable:
+                    raise ValueError(f"a row without {field.name}")
+            yield table
 
 
 @contextmanager
-def open_rows(path: str) -> Iterator[pq.ParquetFile]:
-    """Opens a data file.
-
-    Raises:
-        OSError: it is missing, may not be read or is damaged, which may show only as its rows are read; names it.
-    """
+def _open_rows(path: str) -> Iterator[pq.ParquetFile]:
     with open_file(path) as file:
         try:
             yield pq.ParquetFile(file)
-        except (OSError, ValueError) as error:  # Arrow raises either, and names no file
+        except (OSError, ValueError, pa.ArrowException) as error:  # none of Arrow's names a file
             raise OSError(f"{path}: damaged or out of reach: {error}") from error
 
 
@@ -228,7 +234,7 @@ def find_rows(
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     for manifest in sorted(manifests, key=lambda manifest: manifest["started_at"], reverse=True):
         for file in manifest["files"]:
-            for table in _read_tables(f"{output}/{file['path']}", schema, ids):
+            for table in read_tables(f"{output}/{file['path']}", schema, ids):
                 yield from table.to_pylist()
 
 

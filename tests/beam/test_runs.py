@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import files_in, make_row
@@ -159,6 +160,18 @@ def test_a_data_file_that_cannot_be_read_is_named(output, damage):
         path.write_bytes(content)
     for read in (lambda: list(latest_rows(str(output))), lambda: list(read_seen(str(path)))):
         with pytest.raises(OSError, match=path.name):
+            read()
+
+
+@pytest.mark.parametrize("column", ["image_uri", "scanned_at", "detector_id"])
+@pytest.mark.parametrize("values", ["missing", None, ["a list"]])
+def test_a_data_file_whose_columns_are_not_the_schemas_is_named(output, column, values):
+    path = next(output.glob("scan_date=*/night-2-*.parquet"))
+    table = pq.ParquetFile(path).read()
+    others = table.drop_columns([column])
+    pq.write_table(others if values == "missing" else others.append_column(column, pa.array([values] * 2)), path)
+    for read in (lambda: list(latest_rows(str(output))), lambda: list(read_seen(str(path)))):
+        with pytest.raises(OSError, match=rf"{path.name}: damaged or out of reach: .+"):
             read()
 
 
