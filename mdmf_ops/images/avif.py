@@ -4,16 +4,18 @@ libavif refuses a picture for EXIF that is none, and Pillow takes all of its tag
 """
 
 import io
-import re
+from collections.abc import Iterator
+from itertools import islice
 
 from PIL.AvifImagePlugin import AvifImageFile
 
+from mdmf_ops.images.metadata import MAX_PIECES
 from mdmf_ops.images.pieces import boxes
 
-_EXIF_ITEM = re.compile(rb"infe(?:\x02.{7}|\x03.{9})Exif", re.DOTALL)
-"""The box of an item that is EXIF (ISO 14496-12): between its version and its kind lie flags and numbers."""
-
 _NO_KIND = b"skip"
+
+# Boxes in which those of items lie, by the one that they are in: of a picture, and of those of an animation.
+_WITHIN = {b"": (b"meta", b"moov"), b"moov": (b"trak",), b"trak": (b"meta",), b"meta": (b"iinf",), b"iinf": (b"infe",)}
 
 
 class PlainAvif(AvifImageFile):
@@ -26,9 +28,32 @@ class PlainAvif(AvifImageFile):
 def _plain(content: bytes) -> bytes:
     """An AVIF of the same length and pixels, whose items of EXIF are of a kind that nobody knows."""
     view, parts, position = memoryview(content), [], 0
-    for box in boxes(content):
-        if box.kind in (b"meta", b"moov"):  # of a picture, and of those of an animation
-            for item in _EXIF_ITEM.finditer(content, box.start, box.end):
-                parts += [view[position : item.end() - len(_NO_KIND)], _NO_KIND]
-                position = item.end()
+    for box, start in islice(_boxes(view), MAX_PIECES):
+        # Behind version, flags and numbers (ISO 14496-12).
+        place = start + (8 if view[start : start + 1] == b"\2" else 10)
+        if box == b"infe" and view[place : place + len(_NO_KIND)] == b"Exif":
+            parts += [view[position:place], _NO_KIND]
+            position = place + len(_NO_KIND)
     return b"".join([*parts, view[position:]]) if parts else content  # no second copy while it is decoded
+
+
+def _boxes(inside: memoryview, outer: bytes = b"", start: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Boxes on the way to those of items: the same bytes elsewhere may be numbers of items, or pixels.
+
+    Args:
+        inside: of a box, the file itself at first.
+        outer: the kind of that box.
+        start: where it stands in the file.
+
+    Yields:
+        Kind, empty where it does not belong there, and where its data stand in the file.
+    """
+    for kind, first, end in boxes(inside):
+        known = kind if kind in _WITHIN[outer] else b""
+        yield known, start + first
+        if known and known in _WITHIN:
+            if known == b"meta":
+                first += 4  # version and flags
+            elif known == b"iinf":
+                first += 6 if inside[first : first + 1] == b"\0" else 8  # and how many items there are
+            yield from _boxes(inside[first:end], known, start + first)

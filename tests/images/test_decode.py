@@ -603,6 +603,17 @@ def test_an_avif_whose_exif_is_left_out_is_otherwise_what_it_was():
     assert avif._plain(without) is without, "a copy would lie beside the pixels while they are decoded"
 
 
+@pytest.mark.parametrize("kind", [b"iref", b"idat", b"iprp", b"free", b"infe"])
+@pytest.mark.parametrize("entry", [b"infe\2\0\0\0\0\2\0\0Exif", b"infe\3\0\0\0\0\0\0\2\0\0Exif"])
+def test_numbers_and_pixels_of_an_avif_that_look_like_an_item_of_exif_are_left_as_they_are(kind, entry):
+    content = save(RGB, "avif")
+    box = content.index(b"meta") - 4
+    end = box + int.from_bytes(content[box : box + 4], "big")
+    inside = content[box + 8 : end] + struct.pack(">I4s", 8 + len(entry), kind) + entry
+    content = content[:box] + struct.pack(">I4s", 8 + len(inside), b"meta") + inside + content[end:]
+    assert avif._plain(content) is content
+
+
 # Files of more than one picture.
 
 
