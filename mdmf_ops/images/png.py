@@ -49,7 +49,7 @@ def _plain(content: bytes) -> tuple[bytes, bytes]:
 
     Raises:
         ImageError: an animation's first frame is another picture: who knows animations never shows this one.
-        ValueError: it does not begin with its IHDR, or has another.
+        ValueError: it does not begin with its IHDR, or has another; or it is indexed, and has no palette.
     """
     view, chunks = memoryview(content), list(png_chunks(content))
     if len(content) < _HEAD_BYTES or [n for n, chunk in enumerate(chunks) if chunk.kind == b"IHDR"] != [0]:
@@ -62,6 +62,8 @@ def _plain(content: bytes) -> tuple[bytes, bytes]:
             parts.append(view[chunk.start - 8 : chunk.end + 4])
         if chunk.kind in _COUNTED and chunk.kind not in found and _is_good(content, chunk, b"PLTE" in found):
             found[chunk.kind] = chunk
+    if content[25] == _INDEXED and b"PLTE" not in found:
+        raise ValueError("an indexed PNG without a palette")  # Pillow makes one up for a part of it
     if b"tRNS" in found:
         parts.append(_chunk(b"tRNS", _transparency(content, found[b"tRNS"])))
     data = list(takewhile(lambda chunk: chunk.kind == b"IDAT", chunks[first:]))

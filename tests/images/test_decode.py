@@ -742,6 +742,12 @@ def test_damage_to_what_a_pngs_pixels_are_made_of_is_an_error(kind):
     assert error_of(content[:end] + bytes(4) + content[end + 4 :]).code is ErrorCode.CORRUPT
 
 
+def test_an_indexed_png_without_a_palette_is_an_error_also_where_a_part_of_it_is_read():
+    indices = [bytes(600)] * 600
+    assert error_of(png(600, 600, 8, 3, indices)).code is ErrorCode.CORRUPT
+    assert decode(png(600, 600, 8, 3, indices, chunk(b"PLTE", b"\x07" * 3))).crop((0, 0, 512, 512)).max() == 7
+
+
 def test_an_avif_whose_head_says_its_size_in_64_bits_is_read():
     content = save(RGB, "avif")
     assert content[:4] == struct.pack(">I", 32)
