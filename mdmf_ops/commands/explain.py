@@ -39,7 +39,8 @@ from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Score
 from mdmf_ops.detector.calibration import verdict
 from mdmf_ops.detector.precision import TOLERANCE, spread
 from mdmf_ops.errors import ErrorCode, ImageError
-from mdmf_ops.images.decode import Limits, decode
+from mdmf_ops.images.decode import Limits
+from mdmf_ops.images.whole import decode_whole
 from mdmf_ops.report.explain import Explanation, calibration_chart, decimal, in_words, map_picture, to_json
 from mdmf_ops.report.heatmap import tiles_of
 from mdmf_ops.report.page import row_key
@@ -130,7 +131,7 @@ def _explain_image(arguments: argparse.Namespace) -> Explanation:
     if isinstance(result, ImageError):
         raise result
     row = make_row(image, result, detector, Run.start(".", "explain"))
-    return Explanation(row, decode(image.content, detector.limits).image, _comparable(detector, row), "not_tried")
+    return Explanation(row, decode_whole(image.content, detector.limits), _comparable(detector, row), "not_tried")
 
 
 def _comparable(detector: Detector, row: dict[str, Any]) -> np.ndarray:
@@ -166,7 +167,7 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
         try:
             if image.error is not None:
                 raise image.error
-            pixels = decode(image.content, Limits()).image
+            pixels = decode_whole(image.content, Limits())
         except ImageError as error:  # of a row that was scored with wider limits too
             reproduced, what = _LOST.get(error.code, ("unreadable", "The image cannot be read"))
             generation = "" if image.ref.generation is None else f" (generation {image.ref.generation})"

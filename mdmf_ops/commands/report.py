@@ -24,7 +24,8 @@ from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.committed import only_run, require_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.errors import ImageError
-from mdmf_ops.images.decode import Limits, decode
+from mdmf_ops.images.decode import Limits
+from mdmf_ops.images.whole import decode_whole
 from mdmf_ops.report.page import Report, make_page, row_key, summary
 from mdmf_ops.report.tally import LIST_COLUMNS, Row, Tally
 from mdmf_ops.report.thumbnails import thumbnail
@@ -126,7 +127,7 @@ def _thumbnail(row: dict[str, Any]) -> str:
     try:
         if image.error is not None:
             raise image.error
-        return thumbnail(decode(image.content, limits).image)
+        return thumbnail(decode_whole(image.content, limits))
     except ImageError as error:
         return f"The image is not shown: {error}"
 

@@ -29,6 +29,7 @@ from mdmf_ops.images import isolation
 from mdmf_ops.images.isolation import decode_in_turn
 from mdmf_ops.images.shared_tiles import SharedTiles, open_memory
 from mdmf_ops.images.tiles import TileGeometry, tile_image
+from mdmf_ops.images.whole import decode_whole
 from mdmf_ops.schema import to_table
 
 GEOMETRY = TileGeometry(patch_px=32, max_tile_px=256, max_tiles=16)
@@ -204,6 +205,21 @@ def test_isolated_tiles_are_those_of_this_process(name):
     np.testing.assert_array_equal(found.tiles, expected.tiles)
     assert (found.plan, found.width_px, found.height_px) == (expected.plan, 700, 500)
     assert (found.image_format, found.jpeg_quality) == (expected.image_format, expected.jpeg_quality)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_whole_picture_from_a_process_apart_is_that_of_this_one(name):
+    content = save(photo(1, 97, 131), name)
+    np.testing.assert_array_equal(np.asarray(decode_whole(content, Limits())), decode(content).pixels)
+
+
+def test_a_whole_picture_that_cannot_be_decoded_is_an_error(sabotage):
+    with pytest.raises(ImageError) as caught:
+        decode_whole(encode(photo(1))[:500], Limits())
+    assert caught.value.code is ErrorCode.TRUNCATED
+    with pytest.raises(ImageError) as caught:
+        decode_whole(bmp("segfault"), Limits())
+    assert caught.value.code is ErrorCode.DECODER_CRASHED
 
 
 @pytest.mark.parametrize("name", BROKEN)
