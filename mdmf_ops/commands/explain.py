@@ -66,6 +66,9 @@ _LOST = {
     ErrorCode.CHANGED: ("changed", "The image was changed"),
 }
 
+_OF_THIS_MACHINE = (ErrorCode.TIMEOUT, ErrorCode.OUT_OF_MEMORY, ErrorCode.DECODER_CRASHED)
+"""Why an image that was scored once may fail where there is less time or memory: no word against its row."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -214,6 +217,8 @@ def _detector_of(
 def _score_again(row: dict[str, Any], content: bytes, detector: Detector) -> tuple[str, str]:
     [result] = detector.score([content])
     if isinstance(result, ImageError):
+        if result.code in _OF_THIS_MACHINE:
+            return "unreadable", f"Not scored again here: {result}. That says nothing of the row."
         return "different", f"Scored again, it fails, which the row did not: {result}."
     wrong = "; ".join(_differences(row, result, detector))
     if not wrong:

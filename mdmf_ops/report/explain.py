@@ -41,7 +41,7 @@ class Explanation:
         calibration: (n,) float32, ascending: scores that stand for the real images which look most generated; None
             where the detector is not at hand.
         reproduced: `same` or `different` where the image was scored again; `gone`, `changed` or `unreadable` where its
-            bytes cannot be had; else `not_tried`.
+            bytes cannot be had, or not be scored on this machine; else `not_tried`.
         notes: what could not be done, and why, a line each.
     """
 

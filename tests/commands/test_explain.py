@@ -195,6 +195,15 @@ def test_a_row_that_does_not_reproduce_says_in_what(scanned, place, capsys, name
     assert re.search(rf"does not reproduce: .*\b{name} (is|lie) ", " ".join(found["words"]))
 
 
+def test_a_machine_too_slow_to_score_the_image_again_says_nothing_against_the_row(scanned, place, monkeypatch, capsys):
+    load = Detector.load
+    slow = Limits(max_decode_s=1e-4)
+    monkeypatch.setattr(Detector, "load", lambda *folder, **options: load(*folder, **options, limits=slow))
+    found = explain(capsys, place, *of_row(place, rows_of(scanned)["1.jpg"]), status=cli.EXIT_FAILED)
+    assert found["reproduced"] == "unreadable"
+    assert re.search("Not scored again here: timeout: .* says nothing of the row", " ".join(found["words"]))
+
+
 def test_a_row_without_its_map_is_said_to_be_damaged_in_a_line(scanned, place, capsys):
     forge(place / "out", "patch_evidence", lambda _evidence: None)
     asked = of_row(place, rows_of(scanned)["1.jpg"])
