@@ -76,7 +76,7 @@ def newly_flagged(rows):
     found = []
     for before, after in history(rows):
         if after["verdict"] == "likely_ai" and before["verdict"] != "likely_ai":
-            why = "another device or precision" if after["alpha"] == before["alpha"] else "another alpha"
+            why = "another device, precision or version" if after["alpha"] == before["alpha"] else "another alpha"
             if after["image_sha256"] != before["image_sha256"]:
                 why = "another picture"
             elif after["detector_id"] != before["detector_id"]:

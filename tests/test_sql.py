@@ -164,6 +164,22 @@ def test_of_an_overwritten_object_every_query_takes_the_newest_generation_whiche
     assert [row["run_id"] for row in latest_rows(str(tmp_path))] == ["r2"]
 
 
+def test_a_column_that_a_file_lacks_is_null_and_one_that_all_lack_is_not_there(rows, tmp_path):
+    row = {name: rows[0][name] for name in SCHEMA.names}
+    for i in range(2):
+        run = Run(str(tmp_path), f"r{i}", "2026-01-01", "2026-01-01T00:00:00+00:00")
+        commit(run, 1, [write_shard(run, 0, 1, [row | {"run_id": f"r{i}", "device": "cpu"}])], CommitOptions())
+    query = "select run_id, device from scores order by run_id"
+    for i, expected in ((0, [("r0", None), ("r1", "cpu")]), (1, None)):
+        [path] = tmp_path.glob(f"scan_date=*/r{i}-*.parquet")
+        pq.write_table(pq.ParquetFile(path).read().drop_columns(["device"]), path)
+        if expected:
+            assert database_of(tmp_path).sql(query).fetchall() == expected
+        else:
+            with pytest.raises(duckdb.BinderException, match='"device" not found'):
+                database_of(tmp_path).sql(query)
+
+
 def test_folders_above_an_output_are_no_columns(home, rows, tmp_path):
     scores = tmp_path / "verdict=done/alpha=7/run_id=0/scan_date=2020-02-02"
     shutil.copytree(home / "scores", scores, ignore=shutil.ignore_patterns("_drift"))
@@ -267,7 +283,8 @@ def test_newly_flagged_is_what_the_newest_two_scores_say():
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"device": "cuda NVIDIA H100"}, "another device or precision"),
+        ({"device": "cuda NVIDIA H100"}, "another device, precision or version"),
+        ({}, "another device, precision or version"),  # another decoder of the same bytes
         ({"alpha": 0.9}, "another alpha"),
         ({"alpha": 0.9, "device": "cuda NVIDIA H100"}, "another alpha"),
         ({"detector_id": "b", "alpha": 0.9}, "another detector"),
