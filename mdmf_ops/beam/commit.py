@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mdmf_ops import __version__
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, Run
 from mdmf_ops.beam.storage import delete, exists, is_gcs, list_files, open_file, publish
 from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
@@ -249,6 +250,7 @@ def write_manifest(
         "started_at": run.started_at,
         "finished_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "schema_version": SCHEMA_VERSION,
+        "version": __version__,
         "inputs": inputs,
         "skipped": skipped,
         "bytes_read": sum(file["bytes_read"] for file in files),

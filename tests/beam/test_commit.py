@@ -11,6 +11,7 @@ import pytest
 from conftest import files_in, make_row
 from emulators import Bucket
 
+import mdmf_ops
 from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam.commit import (
     CommitError,
@@ -204,7 +205,7 @@ def test_the_manifest_records_what_ran(run):
     file = write_shard(run, 0, 1, ROWS)
     commit(run, 3, [file], CommitOptions(recorded={"alpha": 0.01}))
     manifest = json.loads(Path(run.manifest_path).read_text())
-    assert manifest["options"] == {"alpha": 0.01}
+    assert manifest["options"] == {"alpha": 0.01} and manifest["version"] == mdmf_ops.__version__
     assert manifest["inputs"] == sum(manifest["counts"]["status"].values()) == 3
     assert [f["path"] for f in manifest["files"]] == [file["path"]]
 
