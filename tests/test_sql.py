@@ -25,6 +25,8 @@ from mdmf_ops.beam import Run
 from mdmf_ops.beam.commit import CommitOptions, commit, write_shard
 from mdmf_ops.beam.runs import latest_rows, latest_sql
 from mdmf_ops.beam.stream.drift import sample, summarise
+from mdmf_ops.detector import Detector
+from mdmf_ops.detector.calibration import verdict
 from mdmf_ops.schema import SCHEMA
 
 PAGE = ROOT / "docs/sql.md"
@@ -264,6 +266,23 @@ def scan_of(uri, day, verdict, **changed):
     row |= {"detector_id": "a", "image_sha256": uri, "image_format": "JPEG", "mmd2": 0.1, "width_px": 8, "height_px": 8}
     row |= {"alpha": 0.01, "device": "cpu", "declared_by": "xmp", "declared_software": "x", "c2pa_signature": None}
     return row | changed
+
+
+@pytest.mark.parametrize("alpha", ["0.001", "0.01", "0.05", "0.07", "0.1"])
+def test_another_alpha_is_asked_of_p_values_and_their_ties_count_as_flagged(alpha):
+    p_values = [k / n for n in (100, 451, 1000) for k in range(1, n + 1)]
+    wanted = [verdict(p_value, float(alpha)).value == "likely_ai" for p_value in p_values]
+    column = pa.array(p_values, pa.float32())
+    database = made(p_value=column, image_uri=column, scanned_at=column, run_id=column)
+    page = (ROOT / "docs/analysts.md").read_text()
+    for asked, again in (("p_value <= 0.05", alpha), ("p_value <= 0.05 + 1e-7", f"{alpha}::double")):
+        assert f"`{asked}`" in page
+        found = database.sql(f"select {asked.replace('0.05', again)} from scores").fetchall()
+        assert [flagged for (flagged,) in found] == wanted
+    missed = database.sql(f"select count(*) from scores where p_value <= {alpha} and not p_value <= {alpha}::double")
+    ties = sum(p_value == float(alpha) < np.float32(p_value).item() for p_value in p_values)
+    assert missed.fetchall() == [(ties,)]
+    assert "1/451" in page and Detector.load(device="cpu").calibration.strata[0].scores.size == 450
 
 
 def test_newly_flagged_is_what_the_newest_two_scores_say():
