@@ -89,7 +89,7 @@ class Scorer(ABC):
         if not coarsest.smallest_p_value <= alpha < 1:
             raise ValueError(
                 f"alpha={alpha} cannot be told: the p-values of {coarsest.calibration_id}"
-                f" reach from {coarsest.smallest_p_value:.2g} to 1"
+                f" reach from 1/{coarsest.scores.size + 1} to 1"
             )
         self.terms = terms
         self.alpha = alpha

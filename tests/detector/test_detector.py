@@ -207,7 +207,7 @@ def test_alpha_out_of_reach_is_refused_with_what_can_be_reached(alpha):
 
 def test_the_stratum_that_cannot_tell_alpha_is_named(detector):
     fine, coarse = Stratum("small-n999", 0, np.arange(999.0)), Stratum("large-n99", 64, np.arange(99.0))
-    with pytest.raises(ValueError, match=r"alpha=0\.005 .* p-values of large-n99 reach from 0\.01 to 1"):
+    with pytest.raises(ValueError, match=r"alpha=0\.005 .* p-values of large-n99 reach from 1/100 to 1"):
         Detector(detector.backbone, detector.signature, detector.bank, Calibration((fine, coarse)), alpha=0.005)
 
 
