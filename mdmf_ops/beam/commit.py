@@ -30,7 +30,7 @@ from mdmf_ops.schema import PARTITION, SCHEMA, SCHEMA_VERSION, to_table
 _MANIFEST_FORMAT = 1
 _ROW_GROUP_ROWS = 100_000
 _KEYS = {
-    **{"run_id": str, "scan_date": str, "started_at": str, "finished_at": str},
+    **{"run_id": str, "scan_date": str, "started_at": str, "finished_at": str, "schema_version": str},
     **{"inputs": int, "counts": dict, "files": list},
 }
 _FILE_KEYS = {"path": str, "rows": int, "bytes": int, "sha256": str}
@@ -298,7 +298,7 @@ def read_manifests(output: str) -> list[dict[str, Any]]:
     """Manifests of every complete run of an output, oldest first.
 
     Raises:
-        ManifestError: one is damaged, or of a format that is not read here.
+        ManifestError: one is damaged, or of a format that is not read here, or its rows are.
     """
     paths = (file.path for file in list_files(output, f"{MANIFEST_FOLDER}/") if file.path.endswith(".json"))
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
@@ -321,6 +321,10 @@ def _parse(path: str) -> dict[str, Any]:
         if manifest["format"] != _MANIFEST_FORMAT:
             raise ManifestError(f"{path}: expected manifest format {_MANIFEST_FORMAT}, found {manifest['format']!r}")
         _expect(manifest, _KEYS | {key: kind for key, kind in _LATER_KEYS.items() if key in manifest})
+        # Its rows would be read all the same, and a column that is called otherwise now would be taken for empty.
+        if manifest["schema_version"].partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            found = manifest["schema_version"]
+            raise ManifestError(f"{path}: its rows are of schema {found!r}, and {SCHEMA_VERSION} is read here")
         _expect(manifest["counts"], dict.fromkeys(("status", *manifest["counts"]), dict))
         for counts in manifest["counts"].values():
             _expect(counts, dict.fromkeys(counts, int))

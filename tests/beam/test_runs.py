@@ -22,7 +22,7 @@ from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_mani
 from mdmf_ops.beam.previous import read_seen
 from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
 from mdmf_ops.beam.storage import list_files
-from mdmf_ops.schema import SCHEMA
+from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
 
 def at(hour):
@@ -325,7 +325,20 @@ def test_a_manifest_that_is_none_is_named(output, content):
         read_manifests(str(output))
 
 
-@pytest.mark.parametrize("key", ["run_id", "scan_date", "started_at", "finished_at", "inputs", "counts", "files"])
+@pytest.mark.parametrize("verb", ["latest", "runs list", "runs gc"])
+def test_rows_whose_schema_has_another_first_number_are_refused_and_not_read_as_empty(output, capsys, verb):
+    path = output / "_runs" / "night-2.json"
+    manifest = json.loads(path.read_text())
+    major, minor = map(int, SCHEMA_VERSION.split("."))
+    for version, status in ((f"{major}.{minor + 1}", cli.EXIT_OK), (f"{major + 1}.0", cli.EXIT_USAGE)):
+        path.write_text(json.dumps(manifest | {"schema_version": version}))
+        assert cli.main([*verb.split(), str(output)]) == status
+    assert f"{path}: its rows are of schema '{major + 1}.0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "key", ["run_id", "scan_date", "started_at", "finished_at", "schema_version", "inputs", "counts", "files"]
+)
 @pytest.mark.parametrize("value", [None, 1.5, ...])
 def test_a_manifest_that_lacks_what_is_read_of_one_is_named_and_the_key_is(output, capsys, key, value):
     path = output / "_runs" / "night-2.json"
