@@ -268,6 +268,17 @@ def scan_of(uri, day, verdict, **changed):
     return row | changed
 
 
+def test_of_an_image_that_was_flagged_and_then_failed_the_page_says_how_to_see_the_flag():
+    database = made(scan_of("cat", 0, "likely_ai"), scan_of("cat", 1, None))
+    question = "What is the newest verdict of every image?"
+    assert [line[1:3] for line in database.sql(QUERIES[question]).fetchall()] == [("failed", None)]
+    assert "with `where status = 'scored'` before `qualify`" in sections(PAGE)[question]
+    [start] = blocks(sections(PAGE)[START], "sql")
+    view = start[start.index("create or replace view latest") :]
+    database.sql(view.replace("qualify", "where status = 'scored'\nqualify"))
+    assert [line[1:3] for line in database.sql(QUERIES[question]).fetchall()] == [("scored", "likely_ai")]
+
+
 @pytest.mark.parametrize("alpha", ["0.001", "0.01", "0.05", "0.07", "0.1"])
 def test_another_alpha_is_asked_of_p_values_and_their_ties_count_as_flagged(alpha):
     p_values = [k / n for n in (100, 451, 1000) for k in range(1, n + 1)]

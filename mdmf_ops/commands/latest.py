@@ -5,7 +5,8 @@
     mdmf latest scores --json             every image, one JSON object a line
     mdmf latest scores --sql              the same as a query for DuckDB
 
-An image that was deleted since keeps its last row: a row says what was found, not what is there.
+An image that was deleted since keeps its last row: a row says what was found, not what is there. One that the
+newest run to read it could not score is failed, whatever an earlier run found.
 """
 
 import argparse
