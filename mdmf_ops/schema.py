@@ -36,7 +36,7 @@ def _always(name: str, type_: pa.DataType, description: str) -> pa.Field:
 
 SCHEMA = pa.schema(
     [
-        _always("row_id", _TEXT, "hash of image content (or uri, where there is none) and detector_id"),
+        _always("row_id", _TEXT, "hash of image content (of uri and generation, where there is none) and detector_id"),
         _always("run_id", _TEXT, "which scan"),
         _always("scanned_at", _TIME, "when the image was scored or found to fail"),
         _field("decode_us", pa.int32(), "from bytes to pixels, in microseconds; null where not scored"),

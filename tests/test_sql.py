@@ -284,7 +284,7 @@ def test_another_alpha_is_asked_of_p_values_and_their_ties_count_as_flagged(alph
     p_values = [k / n for n in (100, 451, 1000) for k in range(1, n + 1)]
     wanted = [verdict(p_value, float(alpha)).value == "likely_ai" for p_value in p_values]
     column = pa.array(p_values, pa.float32())
-    database = made(p_value=column, image_uri=column, scanned_at=column, run_id=column)
+    database = made(p_value=column, image_uri=column, image_generation=column, scanned_at=column, run_id=column)
     page = (ROOT / "docs/analysts.md").read_text()
     for asked, again in (("p_value <= 0.05", alpha), ("p_value <= 0.05 + 1e-7", f"{alpha}::double")):
         assert f"`{asked}`" in page

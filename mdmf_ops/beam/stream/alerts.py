@@ -4,6 +4,7 @@ The alert is described in docs/alert.schema.json. A service may deliver either t
 """
 
 import datetime
+import glob
 import json
 from collections.abc import Collection
 from typing import Any
@@ -68,7 +69,7 @@ def make_alert(scored: Scored, stream: Run, windows: Windows) -> PubsubMessage:
         "published_at": published.isoformat(timespec="milliseconds"),
         "scored_at": row["scanned_at"].isoformat(timespec="milliseconds"),
         "attributes": dict(ref.attributes),
-        "rows_at": f"{stream.output}/{windows.rows_of(stream, ref.message.published_us, row['row_id'])}*",
+        "rows_at": f"{glob.escape(stream.output)}/{windows.rows_of(stream, ref.message.published_us, row['row_id'])}*",
     }
     attributes = {
         "mdmf_alert_version": ALERT_VERSION,

@@ -1,5 +1,7 @@
 """What is published: alerts as documented, and failed messages as they came, within the service's limits."""
 
+import dataclasses
+import glob
 import inspect
 import json
 
@@ -33,7 +35,7 @@ def score(detector, data: bytes, /, **attributes: str) -> Scored:
     return Scored(ref, make_row(Image(ref, data), result, detector, STREAM))
 
 
-def test_an_alert_is_what_its_schema_documents(detector):
+def test_an_alert_is_what_its_schema_documents(detector, tmp_path):
     schema = json.loads((ROOT / "docs/alert.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["properties"].keys() == set(schema["required"])
@@ -45,6 +47,12 @@ def test_an_alert_is_what_its_schema_documents(detector):
     assert (alert["row_id"], alert["verdict"]) == (scored.row["row_id"], scored.row["verdict"])
     assert alert["published_at"] == "2026-01-02T00:05:01.250+00:00"
     assert alert["rows_at"] == "gs://bucket/scores/scan_date=2026-01-02/stream-x-20260102T000500Z-s00-*"
+    named_as_globs = dataclasses.replace(STREAM, output=str(tmp_path / "a[1]*"))
+    rows_at = json.loads(make_alert(scored, named_as_globs, Windows(300)).data)["rows_at"]
+    file = tmp_path / "a[1]*" / alert["rows_at"].removeprefix("gs://bucket/scores/").replace("*", "7.parquet")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert glob.glob(rows_at) == [str(file)]
     assert message.attributes == {
         "mdmf_alert_version": ALERT_VERSION,
         "mdmf_verdict": scored.row["verdict"],
