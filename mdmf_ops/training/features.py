@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -20,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.heap import give_back_memory
@@ -28,6 +26,7 @@ from mdmf_ops.images.decode import decode
 from mdmf_ops.images.tiles import cut_tiles, plan_tiles
 from mdmf_ops.training import augment
 from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.processes import workers
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
@@ -123,7 +122,7 @@ def extract(
         digest.update(image.sha256)
     paths = [folder / f"{digest.hexdigest()[:16]}-{copy}.npz" for copy in range(copies)]
     broken = multiprocessing.Event()
-    with ProcessPoolExecutor(usable_cores(), initializer=_begin, initargs=(backbone, broken)) as pool:
+    with workers(_begin, backbone, broken) as pool:
         for copy, path in enumerate(paths):
             if not _is_whole(path):
                 embed = partial(_embed, chain, (seed, copy))

@@ -1,7 +1,6 @@
 """Detectors trained without some source each: what they say of it is what a detector says of a source it never saw."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -9,12 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features, Progress
 from mdmf_ops.training.fit import TrainingConfig, fit
+from mdmf_ops.training.processes import workers
 from mdmf_ops.training.score import score_features
 from mdmf_ops.training.train import training_images
 
@@ -84,8 +83,7 @@ def without(
         What was measured without each group, in their order.
     """
     results = []
-    shared = (images, training_features, config, measure)
-    with ProcessPoolExecutor(usable_cores(), initializer=_share, initargs=shared) as pool:
+    with workers(_share, images, training_features, config, measure) as pool:
         for result in pool.map(_train_without, left_out):
             results.append(result)
             progress(len(results), len(left_out))

@@ -6,7 +6,6 @@ images with a rectangle of other real images tell how much of the difference tha
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mdmf_ops.cores import usable_cores
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
@@ -25,6 +23,7 @@ from mdmf_ops.training.augment import EVALUATION_PX, evaluation_chain, random_cr
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Progress
 from mdmf_ops.training.metrics import auroc
+from mdmf_ops.training.processes import workers
 from mdmf_ops.training.score import evidence_of
 
 CONTROL = "real (control)"
@@ -99,7 +98,7 @@ def make_splices(
 ) -> list[Splice]:
     """`count` splices of random hosts with random donors, each drawn from (seed, its number)."""
     made = []
-    with ProcessPoolExecutor(usable_cores(), initializer=_begin, initargs=(hosts, donors, backbone, seed)) as pool:
+    with workers(_begin, hosts, donors, backbone, seed) as pool:
         for one in pool.map(_embed, range(count)):
             made.append(one)
             progress(len(made), count)
