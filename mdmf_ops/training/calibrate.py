@@ -125,9 +125,12 @@ def calibrate(
     bank = load_bank(assets)
     seen = assets.table("training", "images", "real")
     known = {**seen, **assets.table("training", "images", "generated")}
-    real = [image for image in images if not image.generated and (not held_out or unseen_real(image, seen))]
+    given = [image for image in images if not image.generated]
+    real = [image for image in given if not held_out or unseen_real(image, seen)]
     if len(real) < 100:
-        raise ValueError(f"{len(real)} real images are left: 100 at least, for a p-value of .01 to exist")
+        trained = ", ".join(sorted({image.source for image in given} & seen.keys()) if held_out else ())
+        why = f" of {len(given)}, since most of {trained} count as trained on, by that name," if trained else ""
+        raise ValueError(f"{len(real)} real images{why} are left: 100 at least, for a p-value of .01 to exist")
     if not held_out:
         if len(seen) < 2:
             raise ValueError(

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, encode, photo
+from conftest import ROOT, encode, photo, tiny
 from PIL import Image
 
 from mdmf_ops.cli import main
@@ -101,6 +101,17 @@ def test_every_image_of_an_archive_that_was_never_trained_on_can_calibrate(recip
     calibration = read_assets(tmp_path / "detector").manifest["calibration"]
     assert calibration["sources"] == {"archive": 110}
     assert calibration["scored_by"] == "the detector, on images it was not trained on"
+
+
+def test_an_archive_of_a_name_that_was_trained_on_is_told_why_so_few_images_are_left(recipe, tmp_path, capsys):
+    (tmp_path / "web").mkdir()
+    for i in range(110):
+        (tmp_path / "web" / f"{i}.png").write_bytes(tiny(i))
+    left = 110 - trained_on((tmp_path / "web").iterdir())
+    command = ["calibrate", str(recipe / "detector"), "--work", str(tmp_path / "work"), "--held_out"]
+    assert main([*command, "--real", str(tmp_path / "web")]) == 2
+    told = f"{left} real images of 110, since most of web count as trained on, by that name, are left: 100 at least"
+    assert told in capsys.readouterr().err
 
 
 def trained_on(paths):
