@@ -7,6 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 import model_assets
+from mdmf_ops.training.calibrate import AS_FOUND
 from mdmf_ops.training.curves import by_treatment
 from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.metrics import LEVELS, clopper_pearson
@@ -174,6 +175,7 @@ def write_model_card(assets: model_assets.Assets, results: Results) -> None:
     manifest = assets.manifest
     trained = manifest["training"]["images"]
     calibration = manifest["calibration"]
+    seen = "as they are and through" if AS_FOUND in calibration.get("chain", "") else "through"
     counts = {label: ", ".join(f"{name} {n}" for name, n in trained[label].items()) for label in trained}
     card = f"""# Model card: {manifest["name"]}
 
@@ -185,7 +187,7 @@ look at an image, never the sole ground for an action. "Not detected" does not m
 
 ## What it has seen
 Trained on real images ({counts["real"]}) and generated ones ({counts["generated"]}); calibrated on
-{calibration["real_images"]} real images through the chain below, scored by {calibration["scored_by"]}. For kinds of
+{calibration["real_images"]} real images {seen} the chain below, scored by {calibration["scored_by"]}. For kinds of
 images that are not among these sources (drawings, scans, screenshots, say) a p-value promises nothing.
 
 ## How good it is

@@ -1,9 +1,18 @@
 """Strata of calibration scores: none is too small, and in each a p-value is that of the hardest source."""
 
+import io
+import shutil
+
 import numpy as np
 import pytest
+from conftest import encode, photo
+from PIL import Image
 
-from mdmf_ops.training.calibrate import stratify
+import model_assets
+from mdmf_ops.detector import Detector
+from mdmf_ops.training.augment import evaluation_chain
+from mdmf_ops.training.calibrate import SEED, calibrate, stratify
+from mdmf_ops.training.data import LabelledImage
 
 
 @pytest.mark.parametrize(
@@ -93,3 +102,21 @@ def test_no_p_value_is_finer_than_the_images_of_the_largest_source_tell(images, 
     scores, names = of_sources(np.arange(60.0), np.arange(float(images)))
     [stratum] = stratify("own", scores, np.full(len(scores), 9), names).strata
     assert stratum.p_value(1e6) == stratum.smallest_p_value == pytest.approx(least)
+
+
+def test_alpha_holds_for_the_images_of_an_archive_as_they_are_and_after_the_chain(tmp_path):
+    shutil.copytree(model_assets.embedded(), tmp_path / "detector")
+    # Noisy ones, which the chain makes smooth: by its scores alone, too much of what a scan finds would lie high.
+    noise = np.random.default_rng(5).normal(0, 25, (120, 128, 128, 3))
+    found = [encode((photo(i, 128, 128) + each).clip(0, 255).astype(np.uint8), "PNG") for i, each in enumerate(noise)]
+    images = [LabelledImage(tmp_path / f"{i}.png", False, "archive") for i in range(len(found))]
+    for image, content in zip(images, found, strict=True):
+        image.path.write_bytes(content)
+    calibrate(tmp_path / "detector", images, tmp_path / "work", lambda *_: None, held_out=True)
+    detector = Detector.load(tmp_path / "detector", device="cpu")
+    pictures = [Image.open(io.BytesIO(content)) for content in found]
+    after = [evaluation_chain(each, np.random.default_rng([SEED, 0, i])) for i, each in enumerate(pictures)]
+    for contents in (found, [encode(np.asarray(each), "PNG") for each in after]):
+        p_values = np.array([score.p_value for score in detector.score(contents)])
+        # Features are kept as float16: a score or two may change places.
+        assert all((p_values <= alpha).mean() <= alpha + 0.02 for alpha in np.arange(0.01, 1, 0.01))
