@@ -4,10 +4,12 @@ import argparse
 import ast
 import configparser
 import datetime
+import fcntl
 import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -272,6 +274,20 @@ def test_the_weekly_line_of_the_crontab_says_nothing_unless_a_run_is_damaged(hom
     assert mailed() == ""
     (output / file["path"]).write_bytes(b"x")
     assert file["path"] in mailed()
+
+
+def test_a_night_that_the_last_one_keeps_from_starting_is_mailed(tmp_path):
+    if shutil.which("flock") is None:
+        pytest.skip("no flock: apt-get install util-linux")
+    [nightly] = [line for line in (ROOT / "examples/crontab").read_text().splitlines() if " mdmf scan " in line]
+    lock = str(tmp_path / "lock")
+    line = re.sub(r"(?:\S+ ){5} *", "", nightly, count=1).replace("/tmp/mdmf.lock", lock).replace(" mdmf ", " true ")
+    with open(lock, "w") as last_night:
+        for held, mail in ((False, ""), (True, "flock: failed to get lock\n")):
+            if held:
+                fcntl.flock(last_night, fcntl.LOCK_EX)
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+            assert (done.stdout + done.stderr, done.returncode) == (mail, int(held))
 
 
 def test_a_night_and_a_start_by_hand_on_its_day_are_two_runs():
