@@ -36,6 +36,9 @@ _EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": 
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
+# Read when gRPC is imported: its C writes of connections that end, and cron would mail that after a good night.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 """What a path starts with that was made of a URI: of its slashes one is left."""
 

@@ -130,14 +130,28 @@ def test_a_scan_by_forks_is_quiet_and_leaves_nothing(tmp_path):
     for i in range(5):
         (images / f"{i}.jpg").write_bytes(encode(photo(i, 128, 128)))
     program = """
-    import sys
+    import sys, threading
+    from concurrent.futures import ThreadPoolExecutor
     from mdmf_ops.cli import main
     from mdmf_ops.commands import scan
+    import grpc
     entered = []
     forked_workers = scan.forked_workers
     scan.forked_workers = lambda quiet: entered.append(1) or forked_workers(quiet)
     status = main(["scan", *sys.argv[1:], "--device", "cpu", "--workers", "2", "--json"])
     assert entered == [1]
+    # As Beam may end its server while a worker still listens; gRPC's C writes of it, if it is let.
+    begun, ended = threading.Event(), threading.Event()
+    echo = grpc.stream_stream_rpc_method_handler(lambda requests, _context: begun.set() or requests)
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("s", {"echo": echo})])
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    answers = grpc.insecure_channel(f"localhost:{port}").stream_stream("/s/echo")(iter(ended.wait, True))
+    begun.wait()
+    server.stop(None).wait()
+    assert answers.code() is grpc.StatusCode.UNAVAILABLE
+    ended.set()
     sys.exit(status)
     """
     found = subprocess.run(
