@@ -68,6 +68,9 @@ _LOOK_S = 0.2
 _ASKED_AT_ONCE = 8
 """Images of a list in a bucket: an answer takes tens of milliseconds, most of them on the way."""
 
+_OF_A_DEAD_WORKER = "Channel closed prematurely"
+"""All that Beam says of one."""
+
 _CAUSE = re.compile(r"^(?:RuntimeError: )?(?:\w+\.)*(\w*(?:Error|Exception)|(?<=\.)\w+): (.+)$", re.MULTILINE)
 """Line of a traceback that names an error: by its module, if it is none of Python's own."""
 
@@ -273,6 +276,8 @@ def _plain(error: Exception) -> str:
     """The cause in a line: Beam wraps an error of a worker in the text of its traceback."""
     # What a step raises, Beam raises again with the step's name; what led to it stands before, what came of it behind.
     text, of_step, _ = traceback.format_exception_only(error)[0].partition(" [while running '")
+    if _OF_A_DEAD_WORKER in text:
+        return "a worker died, as where memory runs out: fewer --workers need less"
     causes = _CAUSE.findall(text)
     if not causes:
         return text.strip()

@@ -153,6 +153,21 @@ def test_a_scan_that_is_told_to_stop_ends_at_once_and_says_that_it_starts_anew(i
     assert not list((tmp_path / "out").glob("_runs/*"))
 
 
+def test_a_worker_that_is_killed_is_told_in_a_line(images, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = start(images, tmp_path / "out", TMPDIR=str(temporary))
+    deadline_s = time.monotonic() + 120
+    while not (done := list(temporary.glob("mdmf-*/done-*"))):
+        assert time.monotonic() < deadline_s and process.poll() is None
+        time.sleep(0.02)
+    os.kill(int(done[0].name.removeprefix("done-")), signal.SIGKILL)  # as by a system that runs out of memory
+    _, errors = process.communicate(timeout=120)  # the other worker may first score all that it has
+    assert errors.startswith("mdmf scan: the run is not complete: a worker died") and len(errors.splitlines()) == 1
+    assert process.returncode == 1
+    assert not list((tmp_path / "out").glob("_runs/*"))
+
+
 @pytest.mark.parametrize("what", ["an image failed", "an earlier file is damaged", "the store says 403"])
 def test_a_scan_that_fails_on_two_workers_says_so_in_a_line(tmp_path, what):
     few = tmp_path / "few"
