@@ -158,6 +158,16 @@ def test_the_page_makes_and_shows_templates_of_the_images_that_it_pushes(tmp_pat
     assert len(list((tmp_path / "here/dist").iterdir())) == 1  # the Dockerfiles take all that are there
 
 
+def test_the_page_launches_each_night_what_it_ran_first():
+    page = ROOT / "docs/dataflow.md"
+    [body] = re.findall(r"<<EOF\n(.*?)\nEOF", page.read_text(), re.DOTALL)
+    launch = json.loads(body)["launchParameter"]
+    of_the_launcher = {"sdk_container_image", "sdk_location"}
+    assert set(launch["parameters"]) - of_the_launcher <= {p["name"] for p in metadata("rescan")["parameters"]}
+    first = blocks(sections(page)["4. The first scan"], "")[0]
+    assert launch["environment"]["additionalExperiments"] == re.findall(r"--additional-experiments (\S+)", first)
+
+
 def test_what_is_no_module_is_part_of_the_package_too(monkeypatch):
     found = {}
     monkeypatch.setattr(setuptools, "setup", lambda **options: found.update(options))
