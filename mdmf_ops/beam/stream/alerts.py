@@ -16,12 +16,12 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.stream.live import Scored
 from mdmf_ops.beam.stream.windows import Windows
 
-ALERT_VERSION = "1.0"
+ALERT_VERSION = "1.1"
 """First number: a reader must change. Second: a field was added."""
 
 _FROM_ROW = (
     *("row_id", "image_uri", "image_generation", "image_sha256", "verdict", "p_value", "alpha", "mmd2"),
-    *("calibration_id", "detector_id", "declared_source", "declared_by", "schema_version"),
+    *("calibration_id", "detector_id", "declared_source", "declared_by", "c2pa_signature", "schema_version"),
 )
 
 # Of the service: more than this is refused, and a refused message would stop the stream. The attributes of a message

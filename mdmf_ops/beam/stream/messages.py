@@ -35,6 +35,10 @@ them, and none is to keep an image from being scored."""
 
 _MAX_PATH_BYTES = 4096
 _NOTIFICATION = {"eventType", "bucketId", "objectId", "payloadFormat"}
+_OF_NOTIFICATIONS = _NOTIFICATION | {
+    *("notificationConfig", "eventTime", "objectGeneration", "overwroteGeneration", "overwrittenByGeneration")
+}
+"""What Cloud Storage says of each; a notification's configuration may add attributes of its own."""
 _FINALIZE = "OBJECT_FINALIZE"
 _REFERENCE_KEYS = {"uri", "generation", "attributes"}
 _OF_ERRORS = {"mdmf_error_code", "mdmf_error_message", "mdmf_row_id", "mdmf_message_id", "mdmf_cut"}
@@ -83,7 +87,8 @@ def _notification(message: Message) -> ImageRef | None:
     if attributes["eventType"] != _FINALIZE:
         return None
     uri = _object_uri(f"gs://{attributes['bucketId']}/{attributes['objectId']}")
-    ref = ImageRef(uri, _integer("objectGeneration", attributes.get("objectGeneration")))
+    added = {key: value for key, value in _callers(message).items() if key not in _OF_NOTIFICATIONS}
+    ref = ImageRef(uri, _integer("objectGeneration", attributes.get("objectGeneration")), attributes=added)
     if attributes["payloadFormat"] == "NONE":
         return ref
     payload = _json(message.data)
@@ -97,7 +102,7 @@ def _notification(message: Message) -> ImageRef | None:
         size_bytes=size_bytes,
         modified_ns=_time_ns(payload.get("timeCreated")),
         crc32c=_text("crc32c", payload["crc32c"]) if payload.get("crc32c") else None,
-        attributes=_attributes(payload.get("metadata"), _METADATA_LIMITS),
+        attributes=_attributes(payload.get("metadata"), _METADATA_LIMITS) | added,  # whoever uploads chose the metadata
     )
 
 

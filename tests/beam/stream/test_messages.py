@@ -59,6 +59,16 @@ def test_a_notification_with_payload_also_tells_size_time_checksum_and_the_objec
     assert ref.modified_at.isoformat() == "2026-01-02T00:00:00.000001+00:00"
 
 
+def test_what_a_notifications_configuration_adds_goes_through_above_what_the_uploader_chose():
+    added = {"lane": "hot", "mdmf_error_code": "not_found"}  # the latter as published again from the error topic
+    every = {"eventTime": "2026-01-02T00:00:00Z", "overwroteGeneration": "1", "overwrittenByGeneration": "3"}
+    ref = parse_message(message(b"", **NOTIFICATION, **every, **added))
+    assert (ref.error, ref.attributes) == (None, {"lane": "hot"})
+    told = PAYLOAD | {"metadata": {"lane": "cold", "album": "7"}}
+    ref = parse_message(message(told, **NOTIFICATION | {"payloadFormat": "JSON_API_V1"}, **added))
+    assert ref.attributes == {"lane": "hot", "album": "7"}
+
+
 @pytest.mark.parametrize(
     "metadata", [{f"{i:04d}": "" for i in range(2048)}, {"k" * 8191: ""}, {"k": "v" * 8191}], ids=len
 )
