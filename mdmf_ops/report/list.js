@@ -86,7 +86,8 @@ function drawPage() {
   const rows = state.order.slice(first, first + PAGE_ROWS);
   put("list", drawHead(), make("tbody", {}, ...rows.map((row, i) => listRow(row, first + i))));
   const last = Math.max(Math.ceil(state.order.length / PAGE_ROWS) - 1, 0);
-  const none = LIST.listed === DATA.images ? "No image fits these filters."
+  const none = !DATA.images ? "There are no images."
+    : LIST.listed === DATA.images ? "No image fits these filters."
     : "No listed image fits these filters: failed images come last and may not be listed.";
   const shown = rows.length ? `${count(first + 1)} to ${count(first + rows.length)} of ${count(state.order.length)}` : none;
   put("list-status", state.order.length === LIST.listed ? shown : `${shown} (${count(LIST.listed)} listed in all)`);

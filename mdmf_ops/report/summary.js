@@ -103,7 +103,7 @@ function drawStrata() {
 }
 
 function drawErrors() {
-  if (!DATA.errors.length) return put("errors-body", make("p", { class: "quiet" }, "Every image was scored."));
+  if (!DATA.errors.length) return put("errors-body", make("p", { class: "quiet" }, DATA.images ? "Every image was scored." : "There are no images."));
   const rows = DATA.errors.map((error) =>
     make(
       "tr",

@@ -187,6 +187,12 @@ def test_an_error_whose_images_are_not_listed_lists_no_others(browser, tmp_path)
         assert len(names(page)) == 5
 
 
+def test_a_page_of_no_images_says_so(browser, tmp_path):
+    with open_page(browser, make_report(tmp_path, [])) as page:
+        assert page.locator("#list-status").text_content() == "There are no images."
+        assert page.locator("#errors-body").text_content() == "There are no images."
+
+
 def test_a_filter_on_an_unlisted_kind_shows_no_choice_and_can_be_taken_back(browser, tmp_path):
     rows = [
         scored_row(f"/in/{i}.jpg", 0.01 + i / 100, seed=i, image_format="PNG" if i % 2 else "JPEG") for i in range(6)
