@@ -120,6 +120,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         print(json.dumps(manifest, indent=2))
     else:
         _show(scan, manifest)
+    if not manifest["inputs"]:  # as by a suffix that is misspelt; a source in which nothing is fails the run
+        complain("mdmf scan: no image was scanned: the filters left all of them out, or lists and shards are empty")
     return EXIT_OK
 
 

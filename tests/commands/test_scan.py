@@ -89,6 +89,17 @@ def test_only_workers_of_this_machine_count_in_a_folder_of_it(monkeypatch, tmp_p
     assert [value is not None for value in given] == [local, local]
 
 
+def test_a_scan_whose_filters_leave_no_image_says_so(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.png").write_bytes(tiny(0))
+    command = ["scan", str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--workers", "1", "--json"]
+    for suffix, inputs, said in ((".png", 1, ""), (".pgn", 0, "mdmf scan: no image was scanned: the filters left")):
+        assert cli.main([*command, "--suffix", suffix]) == cli.EXIT_OK
+        found = capsys.readouterr()
+        assert json.loads(found.out)["inputs"] == inputs
+        assert found.err.startswith(said) and bool(found.err) is bool(said)
+
+
 @pytest.mark.parametrize("previous", ["scores", "current", "scores/"])
 def test_a_rerun_that_skips_what_is_unchanged_keeps_its_rows_whatever_its_output_is_called(
     tmp_path, monkeypatch, capsys, previous
