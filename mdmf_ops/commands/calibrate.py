@@ -18,6 +18,7 @@ random are enough, as an index or a folder of links: all are held in memory, wit
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from mdmf_ops.cli import EXIT_OK
 from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.training.calibrate import calibrate
+from mdmf_ops.training.report import MODEL_CARD
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     if arguments.json:
         print(json.dumps({"detector_id": assets.detector_id, "calibration": calibration}, indent=2))
         return EXIT_OK
+    if (arguments.assets / MODEL_CARD).exists():
+        print(f"{arguments.assets / MODEL_CARD} is of the detector as it was calibrated before", file=sys.stderr)
     strata, how = ", ".join(calibration["strata"]), calibration["scored_by"]
     print(f"{assets.detector_id}: {calibration['real_images']} real images, scored by {how}: {strata}")
     return EXIT_OK

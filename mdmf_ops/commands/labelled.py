@@ -62,6 +62,11 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
         raise UsageError(f"{odd[0]!a}: the name of a source is not UTF-8, and no report can have it; rename it")
     if both := sorted(set(sources(images, generated=False)) & set(sources(images, generated=True))):
         raise UsageError(f"{', '.join(both)}: real and generated images under one source name; rename one")
+    labels: dict[bytes, LabelledImage] = {}
+    for image in images:
+        other = labels.setdefault(image.sha256, image)
+        if other.generated is not image.generated:
+            raise UsageError(f"{image.path}: the very bytes of {other.path}, which has the other label")
     if taken := sorted(_ROWS & {image.source for image in images}):
         raise UsageError(f"{', '.join(taken)}: no name of a source, but of a row of an evaluation; rename it")
     return images

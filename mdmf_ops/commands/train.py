@@ -47,7 +47,7 @@ def read_config(path: Path | None) -> TrainingConfig:
     """The training configuration of a JSON file; without one, the defaults."""
     try:
         return TrainingConfig.from_dict(json.loads(path.read_text())) if path else TrainingConfig()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error
 
 

@@ -12,6 +12,8 @@ from mdmf_ops.training.curves import by_treatment
 from mdmf_ops.training.evaluate import Results
 from mdmf_ops.training.metrics import LEVELS, clopper_pearson
 
+MODEL_CARD = "MODEL_CARD.md"
+
 _GENERATOR_COLUMNS = ("generator", "images", "AUROC", "AP", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _FLAGGED = ("flagged at alpha 1 %", "flagged at alpha 5 %")
 _REAL_COLUMNS = ("real source", "images", *_FLAGGED)
@@ -206,7 +208,7 @@ On generators unlike those above; on small images and after strong compression, 
 generated in part, where the score is a mean over all patches. Upscalers, beauty filters and other neural processing of
 real photographs leave traces of the same kind.
 """
-    (assets.folder / "MODEL_CARD.md").write_text(card, "utf-8")
+    (assets.folder / MODEL_CARD).write_text(card, "utf-8")
 
 
 def _share(value: float) -> str:

@@ -108,6 +108,11 @@ def test_a_configuration_that_is_no_object_is_refused(folders, capsys, content):
     )
 
 
+def test_a_configuration_that_is_nested_beyond_reading_is_refused(folders, capsys):
+    (folders / "config.json").write_text("[" * 100_000)
+    assert "config.json: maximum recursion depth exceeded" in refusal(capsys, *TRAIN, "--config", "config.json")
+
+
 def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_computed(folders, capsys):
     (folders / "detector").write_bytes(b"")
     assert "detector" in refusal(capsys, *TRAIN)
@@ -145,6 +150,13 @@ def test_an_image_that_is_given_twice_is_refused_and_named(indexed, capsys, agai
     (indexed / "linked/2.jpg").symlink_to(indexed / "real/web/1.jpg")
     line = refusal(capsys, *INDEXED, *again)
     assert f"{(indexed / 'real/web/1.jpg').resolve()}: given more than once" in line
+
+
+def test_one_picture_as_real_and_generated_is_refused_and_both_are_named(folders, capsys):
+    shutil.copy(folders / "real/web/1.jpg", folders / "fake/new/copy.jpg")
+    line = refusal(capsys, *TRAIN)
+    assert "fake/new/copy.jpg: the very bytes of real/web/1.jpg, which has the other label" in line
+    assert not (folders / "work").exists()
 
 
 def test_pairs_that_could_be_of_no_image_are_refused(indexed, capsys):

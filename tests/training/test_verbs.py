@@ -91,14 +91,20 @@ def test_held_out_images_alone_can_calibrate_and_were_not_trained_on(recipe, tmp
     assert {name: trained[name] + calibrated[name] for name in trained} == {"phone": 150, "web": 150}
 
 
-def test_every_image_of_an_archive_that_was_never_trained_on_can_calibrate(recipe, tmp_path):
+@pytest.mark.parametrize("with_card", [False, True])
+def test_every_image_of_an_archive_that_was_never_trained_on_can_calibrate(recipe, tmp_path, capsys, with_card):
     shutil.copytree(recipe / "detector", tmp_path / "detector")
+    (tmp_path / "detector/MODEL_CARD.md").unlink(missing_ok=True)
+    if with_card:
+        (tmp_path / "detector/MODEL_CARD.md").write_text("# Model card")
     (tmp_path / "archive").mkdir()
     for i in range(110):
         (tmp_path / "archive" / f"{i}.jpg").write_bytes(encode(photo(7000 + i, 64, 64)))
     command = ["calibrate", str(tmp_path / "detector"), "--work", str(tmp_path / "work"), "--held_out"]
     assert main([*command, "--real", str(tmp_path / "archive")]) == 0
     calibration = read_assets(tmp_path / "detector").manifest["calibration"]
+    said = f"{tmp_path / 'detector/MODEL_CARD.md'} is of the detector as it was calibrated before"
+    assert (said in capsys.readouterr().err) is with_card
     assert calibration["sources"] == {"archive": 110}
     assert calibration["scored_by"] == "the detector, on images it was not trained on"
 
