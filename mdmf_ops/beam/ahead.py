@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-import apache_beam as beam
 from apache_beam.transforms.window import WindowedValue
 
 T = TypeVar("T")
@@ -15,9 +14,11 @@ _AT_ONCE = 8
 """Requests of each thread that runs bundles."""
 
 
-class AheadDoFn(beam.DoFn, Generic[T]):
-    """Calls on threads of its own, up to `_AT_ONCE` of a bundle side by side; what comes of each leaves in order, in
-    the window that its element came in."""
+class Ahead(Generic[T]):
+    """Calls on threads of a DoFn's own, some of a bundle side by side; it is named before the DoFn among its bases.
+
+    What comes of each call leaves in order, in the window that its element came in.
+    """
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(_AT_ONCE, "mdmf-ahead")

@@ -11,7 +11,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import PBegin
 from apache_beam.transforms.window import WindowedValue
 
-from mdmf_ops.beam.ahead import AheadDoFn
+from mdmf_ops.beam.ahead import Ahead
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
 from mdmf_ops.beam.storage import gcs, is_gcs, local_path, open_file, read_error
@@ -76,7 +76,7 @@ def _is_named(path: str, opened: os.stat_result) -> bool:
     return os.path.realpath(path) == path and os.path.samestat(os.lstat(path), opened)
 
 
-class _FetchDoFn(AheadDoFn[tuple[Image, float]]):
+class _FetchDoFn(Ahead[tuple[Image, float]], beam.DoFn):
     def __init__(self, limits: Limits):
         self._limits = limits
         self._bytes_read = Metrics.counter(NAMESPACE, "bytes_read")

@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsList, AsSingleton, PBegin, TaggedOutput
 
-from mdmf_ops.beam.ahead import AheadDoFn
+from mdmf_ops.beam.ahead import Ahead
 from mdmf_ops.beam.filters import Filters
 from mdmf_ops.beam.globs import compile_glob, fixed_folder, fixed_start, is_glob, may_hold
 from mdmf_ops.beam.image import NAMESPACE, ImageRef, split_member
@@ -224,7 +224,7 @@ class _ListDoFn(beam.DoFn):
                 yield ref
 
 
-class _ListNamedDoFn(_ListDoFn, AheadDoFn[ImageRef]):
+class _ListNamedDoFn(Ahead[ImageRef], _ListDoFn):
     """Shards beside their sources, and entries of lists beside None, grouped by file, to refs of images."""
 
     def __init__(self, ask: bool, filters: Filters, progress: Progress | None):

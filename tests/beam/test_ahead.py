@@ -10,11 +10,11 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from mdmf_ops.beam import MatchImages, sources
-from mdmf_ops.beam.ahead import AheadDoFn
+from mdmf_ops.beam.ahead import Ahead
 from mdmf_ops.beam.lists import complete
 
 
-class _DivideDoFn(AheadDoFn[int]):
+class _DivideDoFn(Ahead[int], beam.DoFn):
     def process(self, number: int, timestamp=beam.DoFn.TimestampParam, window=beam.DoFn.WindowParam) -> Iterator:
         yield from self.begin(floordiv, 1000, number, timestamp=timestamp, window=window)
 
