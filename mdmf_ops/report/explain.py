@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mdmf_ops.report.heatmap import Patch, colour, full_scale, overlay, strongest_patches, tiles_of
+from mdmf_ops.report.heatmap import Patch, colour, covered, full_scale, overlay, strongest_patches, tiles_of
 from mdmf_ops.report.svg import Mark, histogram
 from mdmf_ops.report.tally import DECLARED
 
@@ -16,9 +16,9 @@ _SHOWN_PATCHES = 5
 _BARS = 40
 _HALF_PX = 1000
 _MIN_HALF_PX = 420
-_FOOT_PX = 44
+_FOOT_PX = 64
 _GAP_PX = 12
-_PAPER, _INK = (255, 255, 255), (28, 36, 48)
+_PAPER, _INK, _FRAME = (255, 255, 255), (28, 36, 48), (200, 206, 214)
 
 _MEANING = {
     "likely_ai": "likely AI: p {p} is at most alpha, {alpha:g}. Of real images like the calibration's, at most about"
@@ -113,9 +113,9 @@ def in_words(explanation: Explanation) -> list[str]:
 def _where(explanation: Explanation) -> list[str]:
     row, evidence = explanation.row, explanation.evidence
     side = row["patch_px"]
-    covered = evidence.size * side * side / (row["width_px"] * row["height_px"])
     lines = [
-        f"{evidence.size:,} patches of {side} px, {covered:.0%} of the image, were compared: their mean is the score."
+        f"{evidence.size:,} patches of {side} px, {covered(row, tiles_of(row)):.0%} of the image, were compared: their"
+        " mean is the score."
     ]
     if (half := half_of_score(evidence)) is not None:
         lines.append(f"Half of it comes from {half:,} of them, {half / evidence.size:.0%}.")
@@ -182,6 +182,12 @@ def map_picture(explanation: Explanation) -> Image.Image:
     scale = min(1.0, _HALF_PX / max(row["width_px"], row["height_px"]))
     heat = overlay(row, full, explanation.image, _HALF_PX)
     draw = ImageDraw.Draw(heat)
+    for tile in tiles_of(row):
+        left, top, right, bottom = (
+            round(px * scale)
+            for px in (tile.left_px, tile.top_px, tile.left_px + tile.width_px, tile.top_px + tile.height_px)
+        )
+        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=_FRAME)
     for patch in explanation.strongest:
         left, top = patch.left_px * scale, patch.top_px * scale
         side = max(patch.side_px * scale - 1, 0)  # a patch of a wide panorama is less than a pixel
@@ -199,11 +205,13 @@ def _with_foot(halves: list[Image.Image], row: Mapping[str, Any], full: float) -
     for place, half in enumerate(halves):
         paper.paste(half, (place * (cell + _GAP_PX) + (cell - width) // 2, 0))
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(15)
-    middle = height + _FOOT_PX // 2
+    middle = height + _FOOT_PX // 3
     ramp = np.broadcast_to(colour(np.linspace(0, full, 120), full)[None, :, :3], (14, 120, 3))
     paper.paste(Image.fromarray(np.ascontiguousarray(ramp)), (26, middle - 7))
     draw.text((8, middle), "0", _INK, font, anchor="lm")
     draw.text((154, middle), f"{full:.2g} evidence", _INK, font, anchor="lm")
     verdict = row["verdict"].replace("_", " ").replace(" ai", " AI")
     draw.text((paper.width - 8, middle), f"{verdict}, p {row['p_value']:.4g}", _INK, font, anchor="rm")
+    seen = f"{covered(row, tiles_of(row)):.0%} of the image was looked at: the framed tiles"
+    draw.text((8, height + _FOOT_PX * 3 // 4), seen, _INK, font, anchor="lm")
     return paper

@@ -48,7 +48,8 @@ function drawGallery() {
   const drawn = sections.filter((section) => section.cards.length);
   put("scale-full", `${full} or more evidence in a patch`);
   put("gallery-about", drawn.length
-    ? "Evidence of each patch at its true place; its mean is the score. One scale for all maps of this page. " +
+    ? "Evidence of each patch at its true place; its mean is the score. Only what is framed was looked at: of a large image a part. " +
+      "One scale for all maps of this page. " +
       (thumbnails ? "Images are greyed under their maps." : "The images themselves are not in this page: mdmf report --thumbnails puts small copies in.")
     : "No image was scored.");
   put("gallery-body", ...drawn.flatMap((section) => [
@@ -138,7 +139,8 @@ function cardBody(card) {
     box,
     make("div", { class: "bar" }, verdict(card.verdict), make("span", {}, `p ${pValue(card.p)} at alpha ${card.alpha}, score ${score(card.score)}`),
       card.tiles.length ? make("label", {}, toggle, " map (key m)") : null),
-    card.tiles.length ? null : make("p", { class: "warning" }, "The map in this row does not fit the image: the row is damaged."),
+    card.tiles.length ? make("p", { class: "quiet" }, `${percent(card.covered)} of the image was looked at: the framed tiles. The rest has no part in the verdict.`)
+      : make("p", { class: "warning" }, "The map in this row does not fit the image: the row is damaged."),
     card.no_thumbnail ? make("p", { class: "warning" }, card.no_thumbnail) : null,
     make("div", { class: "halves" },
       make("div", {}, make("h3", {}, "Image and detector"), facts(Object.entries(card.facts)), ...declaredBody(Object.entries(card.declared).map(([k, v]) => [words(k), v]))),

@@ -83,6 +83,11 @@ def tiles_of(row: Mapping[str, Any]) -> list[Tile]:
     return [Tile(left, top, patch_px, grid) for (left, top), grid in zip(places, grids, strict=True)]
 
 
+def covered(row: Mapping[str, Any], tiles: Sequence[Tile]) -> float:
+    """Share of the image that its tiles cover, 0 to 1: of a large image a part, and the rest was not looked at."""
+    return sum(tile.width_px * tile.height_px for tile in tiles) / (row["width_px"] * row["height_px"])
+
+
 def strongest_patches(tiles: Sequence[Tile], count: int) -> list[Patch]:
     """The patches with most evidence, strongest first."""
     patches = [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import mdmf_ops
-from mdmf_ops.report.heatmap import Tile, full_scale, strongest_patches, tile_png, tiles_of
+from mdmf_ops.report.heatmap import Tile, covered, full_scale, strongest_patches, tile_png, tiles_of
 from mdmf_ops.report.strata import KINDS, MIN_IMAGES, WARN_TIMES, folder_of, image_strata
 from mdmf_ops.report.svg import STYLE
 from mdmf_ops.report.tally import DECLARED, SECTIONS, Row, Tally
@@ -214,6 +214,7 @@ def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str,
             for tile in tiles
         ],
         "patches": sum(tile.evidence.size for tile in tiles),
+        "covered": _short(covered(row, tiles)) if tiles else None,
         "strongest": [asdict(patch) | {"evidence": _short(patch.evidence, 3)} for patch in strongest_patches(tiles, 5)],
         "declared": {name: row[name] for name in DECLARED if row.get(name) is not None},
         "facts": _facts(row),

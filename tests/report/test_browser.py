@@ -100,6 +100,18 @@ def test_a_map_has_its_patches_at_their_true_places(page):
         assert tile["width"] / frame["width"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_large_image_is_not_said_to_have_been_looked_at_whole(browser, tmp_path):
+    large = scored_row("/in/large.jpg", 0.002, width_px=4000, height_px=3000)  # two tiles of 128 x 96 px: 0.2 % of it
+    with open_page(browser, make_report(tmp_path, [large, scored_row("/in/small.jpg", 0.5, seed=1)])) as page:
+        assert "of a large image a part" in page.locator("#gallery-about").text_content()
+        page.locator(".card").first.click()
+        assert "0.2 % of the image was looked at" in page.locator("#dialog").text_content()
+        frame = page.locator("#dialog .heat").first.evaluate("e => getComputedStyle(e).outlineStyle")
+        assert frame == "solid", "where nothing was found and where nothing was looked at are told apart"
+        page.keyboard.press("ArrowRight")
+        assert "50 % of the image was looked at" in page.locator("#dialog").text_content()
+
+
 def test_an_opened_image_says_how_to_reproduce_it_and_goes_on_by_keys(page):
     page.locator(".card").nth(1).click()
     title = page.locator("#dialog-title").text_content()

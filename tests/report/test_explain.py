@@ -135,6 +135,15 @@ def test_the_picture_shows_the_image_beside_its_map():
     assert (np.asarray(both)[:192, :256] == np.asarray(image)).all()
 
 
+def test_tiles_without_evidence_are_framed_in_the_picture():
+    bare = explained(mmd2=0.0, patch_evidence=np.zeros(24, np.float32))
+    shown = np.asarray(map_picture(bare))[:192, (420 - 256) // 2 :][:, :256].astype(int)
+    ground = shown[:96, 128:].reshape(-1, 3)
+    assert (ground == ground[0]).all(), "nothing is drawn where no tile is"
+    for edge in (shown[95, 4:128], shown[100:190, 255], shown[191, 130:250]):
+        assert (edge != ground[0]).any(axis=-1).all()
+
+
 def test_a_panorama_of_small_patches_has_a_map_too():
     # At 1,000 px, a patch of 14 px in the width of 30,000 that is read is half a pixel.
     assert map_picture(explained(patch_px=14, width_px=30_000, height_px=2_000)).width == 1000
