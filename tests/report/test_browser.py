@@ -276,6 +276,7 @@ def test_dark_is_dark_and_print_is_paper(browser, report):
         assert ground(page) == "rgb(255, 255, 255)"
         assert page.locator("#filters").is_hidden() and page.locator("nav").is_hidden()
         assert page.locator(".card").first.is_visible()
+        assert page.locator("#list-status").is_visible(), "50 of 126 rows are on the paper, under 'Every image'"
         assert len(page.pdf()) > 10_000
 
 
