@@ -1,5 +1,6 @@
 """The page in a browser: clicks, keys, filters, both themes, print, accessibility, ten thousand images."""
 
+import shlex
 import time
 from collections import Counter
 
@@ -137,6 +138,15 @@ def test_keys_go_on_working_after_the_map_was_clicked_away(page):
     assert page.locator("#dialog .heat").first.is_visible()
     page.keyboard.press("ArrowRight")
     assert page.locator("#dialog-title").text_content() != title
+
+
+def test_a_command_that_is_selected_by_hand_names_the_very_folder(browser, tmp_path):
+    path = make_report(tmp_path / "two  blanks, a\ttab\nand $HOME's `line`", [scored_row("/in/a.jpg", 0.5)])
+    with open_page(browser, path) as page:
+        page.locator(".card").first.click()
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('.command'))")
+        words = shlex.split(page.evaluate("getSelection().toString()"))
+        assert words[words.index("--output") + 1] == str(path.parent / "out")
 
 
 def test_an_image_without_a_map_in_the_page_names_its_run_too(page):
