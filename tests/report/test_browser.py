@@ -290,6 +290,17 @@ def test_dark_is_dark_and_print_is_paper(browser, report):
         assert len(page.pdf()) > 10_000
 
 
+def test_colours_that_say_something_stay_where_the_reader_forces_his_own(browser, report):
+    shown = """(colour) => [".ramp", ".picture", ".interval .span"].map((name) => {
+      const style = getComputedStyle(document.querySelector(name));
+      return style.backgroundImage + style.backgroundColor; }).concat(
+        getComputedStyle(document.querySelector(".key.likely_ai"), "::before").backgroundColor)"""
+    with open_page(browser, report) as page:
+        plain = page.evaluate(shown)
+    with open_page(browser, report, forced_colors="active") as page:
+        assert page.evaluate(shown) == plain
+
+
 def test_ten_thousand_images_stay_quick_and_few_are_in_the_document(browser, tmp_path):
     rows = [scored_row(f"gs://bucket/day{i % 30}/image{i:05d}.jpg", (i + 1) / 10_001, seed=i) for i in range(10_000)]
     path = make_report(tmp_path, rows)
