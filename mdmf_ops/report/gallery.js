@@ -49,7 +49,7 @@ function drawGallery() {
   put("scale-full", `${full} or more evidence in a patch`);
   put("gallery-about", drawn.length
     ? "Evidence of each patch at its true place; its mean is the score. Only what is framed was looked at: of a large image a part. " +
-      "One scale for all maps of this page. " +
+      "One scale for all maps of this page: full colour is what one patch in a hundred of them reaches, flagged or not. " +
       (thumbnails ? "Images are greyed under their maps." : "The images themselves are not in this page: mdmf report --thumbnails puts small copies in.")
     : "No image was scored.");
   put("gallery-body", ...drawn.flatMap((section) => [

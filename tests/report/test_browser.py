@@ -64,6 +64,12 @@ def test_figures_warnings_and_strata_are_drawn(page):
     assert page.locator("#distributions svg").count() == 2
 
 
+def test_bright_maps_and_small_p_values_are_not_left_to_be_guessed_at(browser, tmp_path):
+    with open_page(browser, make_report(tmp_path, [scored_row(f"/in/{i}.jpg", 0.9, seed=i) for i in range(3)])) as page:
+        assert "one patch in a hundred of them reaches, flagged or not" in page.locator("#gallery-about").text_content()
+        assert "not the chance that this image is real" in " ".join(page.locator(".note").text_content().split())
+
+
 def test_strangers_text_is_shown_and_not_run(page):
     assert page.locator("#list .open").first.text_content() in HOSTILE
     page.locator(".card").first.click()
