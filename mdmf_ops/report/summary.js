@@ -85,7 +85,9 @@ function stratumRow(stratum, shown, failures) {
 function drawStrata() {
   put("strata-about", `How often images of each kind are called likely AI. The bar is the 95 % interval, the dotted line is alpha, ` +
     `the scale is that of square roots from 0 to 100 %. Where even the lower end is more than ${DATA.warn_times} times alpha, the kind is ` +
-    `marked; below ${DATA.min_images} images it is not judged.`);
+    `marked; below ${DATA.min_images} images it is not judged.` +
+    (DATA.strata.some((stratum) => stratum.kind === "source" && stratum.name === "other folders")
+      ? " Only the largest folders are judged by themselves: one of the other folders may be far beyond alpha, and no mark says so." : ""));
   const columns = [["kind", ""], ["scored", "n"], ["flagged", "n"], ["rate", "n"], ["95 % interval", "n"], ["0 to 100 %", "wide"]];
   const kinds = [...new Set(DATA.strata.map((stratum) => stratum.kind))].filter((kind) => kind !== "all");
   put(

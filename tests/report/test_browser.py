@@ -70,6 +70,18 @@ def test_bright_maps_and_small_p_values_are_not_left_to_be_guessed_at(browser, t
         assert "not the chance that this image is real" in " ".join(page.locator(".note").text_content().split())
 
 
+def test_small_folders_are_not_said_to_be_judged(browser, tmp_path):
+    def judged(folders):
+        rows = [scored_row(f"/in/{i}/{j}.jpg", 0.5) for i in range(folders) for j in range(21)]
+        rows += [scored_row(f"/in/flagged/{j}.jpg", 0.001) for j in range(20)]
+        with open_page(browser, make_report(tmp_path / str(folders), rows)) as page:
+            about = page.locator("#strata-about").text_content()
+            return "source /in/flagged" in page.locator("#warnings").inner_text(), "no mark says so" in about
+
+    assert judged(20) == (True, False)
+    assert judged(40) == (False, True)
+
+
 def test_strangers_text_is_shown_and_not_run(page):
     assert page.locator("#list .open").first.text_content() in HOSTILE
     page.locator(".card").first.click()
