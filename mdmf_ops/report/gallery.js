@@ -160,7 +160,7 @@ function rowBody(row) {
   const declared = declaredColumns().map((name) => [words(name), value(name, row)]).filter(([, said]) => said !== null);
   return [
     make("div", { class: "bar" }, verdict(value("outcome", row)),
-      make("span", {}, failed ? `${words(value("error", row))}: ${list.message[row] ?? ""}` : `p ${pValue(list.p[row])}, score ${score(list.score[row])}`)),
+      make("span", {}, failed ? `${words(value("error", row))}: ${list.message[row] ?? ""}` : `p ${pValue(list.p[row])} at alpha ${value("alpha", row)}, score ${score(list.score[row])}`)),
     failed ? null : make("p", { class: "quiet" }, "Its map is not in this page, which has those of the gallery alone: the command below draws it."),
     make("h3", {}, "Image and detector"),
     facts([["image", imageText(row)], ["run", value("run", row)], ["detector", value("detector", row)], ["source", value("source", row)]]),

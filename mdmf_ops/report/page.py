@@ -250,6 +250,7 @@ def _list(report: Report) -> dict[str, Any]:
         "uri": [one_line(row["image_uri"], _MAX_URI_CHARS) for row in rows],
         "p": [_short(row["p_value"]) for row in rows],
         "score": [_short(row["mmd2"]) for row in rows],
+        "alpha": _table([_short(row["alpha"]) for row in rows]),
         "width": [row["width_px"] for row in rows],
         "height": [row["height_px"] for row in rows],
         "message": {place: row["error_message"] for place, row in enumerate(rows) if row["error_message"]},
@@ -263,7 +264,7 @@ def _list(report: Report) -> dict[str, Any]:
     }
 
 
-def _table(values: Sequence[str | None]) -> dict[str, list]:
+def _table(values: Sequence[Any]) -> dict[str, list]:
     words = list(dict.fromkeys(value for value in values if value is not None))
     places = {word: place for place, word in enumerate(words)}
     return {"words": words, "places": [places.get(value, -1) for value in values]}

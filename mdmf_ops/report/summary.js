@@ -3,7 +3,8 @@
 function drawHeader() {
   put("output", DATA.output);
   const runs = DATA.runs_in_all === 1 ? `run ${DATA.runs[0].run_id}` : `the newest row of every image over ${count(DATA.runs_in_all)} runs`;
-  put("made", `${runs}; page made ${DATA.made_at.slice(0, 16).replace("T", " ")} UTC`);
+  const alphas = [...new Set(DATA.detectors.map((detector) => detector.alpha))];
+  put("made", `${runs}; ${alphas.length ? `alpha ${alphas.join(", ")}; ` : ""}page made ${DATA.made_at.slice(0, 16).replace("T", " ")} UTC`);
   put("footer", `Made by mdmf report ${DATA.version}. A row says what was found when it was scored, not what is there now.`);
 }
 

@@ -1,5 +1,6 @@
 """The page in a browser: clicks, keys, filters, both themes, print, accessibility, ten thousand images."""
 
+import re
 import shlex
 import time
 from collections import Counter
@@ -172,6 +173,17 @@ def test_an_image_without_a_map_in_the_page_names_its_run_too(page):
     page.locator("#list .open", has_text="image118").click()
     assert page.locator("#dialog .picture").count() == 0
     assert f"--run_id r1 --row_id {118:064x}" in page.locator(".command").text_content()
+
+
+def test_every_verdict_has_the_alpha_that_it_hangs_on(browser, tmp_path):
+    rows = [scored_row(f"/in/{i}.jpg", 0.03, seed=i) for i in range(2)]
+    rows[0] |= {"alpha": 0.05, "verdict": "likely_ai"}
+    with open_page(browser, make_report(tmp_path, rows, "--gallery", "1")) as page:
+        assert re.search(r"alpha 0\.0[15], 0\.0[15];", page.locator("#made").text_content())
+        for name, alpha in (("0.jpg", "0.05"), ("1.jpg", "0.01")):
+            page.locator("#list .open", has_text=name).click()
+            assert f"p 0.0300 at alpha {alpha}, score" in page.locator("#dialog").text_content()
+            page.keyboard.press("Escape")
 
 
 def test_the_list_sorts_both_ways_and_says_so(page):
