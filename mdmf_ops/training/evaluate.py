@@ -105,29 +105,37 @@ def leave_one_out(
     Returns:
         For each generator: its images against the held-out real ones, by a detector that saw neither, and under
         p-values from all real sources. A generated twin of a real training image does not count. For each real source:
-        its flag rates by a detector that saw none of it, under p-values from the other real sources, each scored by a
-        detector that saw none of that one.
+        its flag rates by a detector that saw none of it, under p-values from the other real sources but for copies of
+        its images, each scored by a detector that saw none of that one.
     """
     generators, real_sources = (sources(images, generated) for generated in (True, False))
     names = [*generators, *real_sources]
     folds = leave_out(names, images, training_features, config, images, [test_features], progress)
     generated, real = folds[: len(generators)], folds[len(generators) :]
-    patches = test_features.counts()
-
-    def p_values(fold: Fold, others: Sequence[Fold]) -> np.ndarray:
-        calibration = stratify(
-            "others",
-            np.concatenate([other.own_scores[0] for other in others]),
-            np.concatenate([patches[other.own] for other in others]),
-            np.concatenate([np.full(len(other.own), other.source) for other in others]),
-        )
-        return stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
-
+    p_values = partial(left_out_p_values, images, test_features.counts())
     return _results(
         {fold.source: (fold.real_scores[0], fold.own_scores[0]) for fold in generated},
         {fold.source: p_values(fold, real) for fold in generated},
         {fold.source: p_values(fold, [other for other in real if other is not fold]) for fold in real},
     )
+
+
+def left_out_p_values(
+    images: Sequence[LabelledImage], patches: np.ndarray, fold: Fold, others: Sequence[Fold]
+) -> np.ndarray:
+    """(len(fold.own),) float64: p-values of a source's images from other real sources, but for copies of these images.
+
+    Args:
+        images, patches: tested, and how many patches each of them has.
+        fold, others: scores of each source's images by a detector that saw none of them.
+    """
+    own = {images[i].sha256 for i in fold.own}
+    indices = np.concatenate([other.own for other in others])
+    scores = np.concatenate([other.own_scores[0] for other in others])
+    kept = np.array([images[i].sha256 not in own for i in indices])
+    names = np.array([images[i].source for i in indices])
+    calibration = stratify("others", scores[kept], patches[indices[kept]], names[kept])
+    return stratified_p_values(calibration, fold.own_scores[0], patches[fold.own])
 
 
 def leave_both_out(

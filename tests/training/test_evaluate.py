@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from mdmf_ops.detector import Calibration
-from mdmf_ops.training.evaluate import Results, stratified_p_values
+from mdmf_ops.training.data import LabelledImage
+from mdmf_ops.training.evaluate import Results, left_out_p_values, stratified_p_values
+from mdmf_ops.training.folds import Fold
 from mdmf_ops.training.metrics import (
     LEVELS,
     FlagRates,
@@ -48,6 +50,18 @@ def test_flag_rates_count_p_values_at_or_under_alpha():
     p_values = stratified_p_values(calibration, np.array([200.0, 94.5, 93.5, 10.0]), np.array([9, 9, 9, 9]))
     result = flag_rates("s", p_values)
     assert (result.at_1, result.at_5) == (0.25, 0.5)
+
+
+def test_no_copy_of_an_image_that_is_left_out_makes_its_p_value(tmp_path):
+    images, none = [], np.empty((1, 0))
+    for source, content in [("web", i) for i in range(40)] + [("phone", i) for i in range(140)]:
+        path = tmp_path / f"{source}{content}"
+        path.write_text(str(content))  # the first forty of either are the same
+        images.append(LabelledImage(path, False, source))
+    web = Fold("web", np.arange(40), none, np.full((1, 40), 500.0), none)
+    phone = Fold("phone", np.arange(40, 180), none, np.r_[np.full(40, 900.0), np.arange(100)][None], none)
+    p_values = left_out_p_values(images, np.full(180, 9), web, [phone])
+    assert p_values == pytest.approx(np.full(40, 1 / 101))  # no other image of phone scores as high
 
 
 def test_every_generator_counts_once_in_the_mean():
