@@ -10,7 +10,7 @@ import model_assets
 from mdmf_ops.training.calibrate import AS_FOUND
 from mdmf_ops.training.curves import by_treatment
 from mdmf_ops.training.evaluate import Results
-from mdmf_ops.training.metrics import LEVELS, clopper_pearson
+from mdmf_ops.training.metrics import ALPHAS, LEVELS, clopper_pearson
 
 MODEL_CARD = "MODEL_CARD.md"
 
@@ -43,6 +43,10 @@ _SPLICES = (
     "evidence inside against outside, mean over the images; higher: share of the images whose evidence is higher "
     "inside. The control, real images in real ones, tells how much of that pasted content alone makes."
 )
+_RANKED = (
+    "A generator's images are ranked among {} real ones; TPR: the most that a threshold finds which flags at most 1 or "
+    "5 % of these, that is {} or {} of them."
+)
 _INTERVAL = "95 % confidence interval (Clopper and Pearson 1934, images taken as independent)"
 
 CHAIN = (
@@ -69,7 +73,9 @@ def tables(results: Results) -> str:
         for source, images, *rates in map(astuple, results.real_sources)
     ]
     ranking, rates = _table((*_GENERATOR_COLUMNS, *_FLAGGED), generators), _table(_REAL_COLUMNS, real)
-    return f"{ranking}\n\n{rates}\n\nIn brackets: {_INTERVAL}.\n"
+    among = max((len(real) for real, _own in results.scores.values()), default=0)  # all alike
+    ranked = _RANKED.format(among, *(int(alpha * among) for alpha in ALPHAS))
+    return f"{ranking}\n\n{ranked}\n\n{rates}\n\nIn brackets: {_INTERVAL}.\n"
 
 
 def _interval(rate: float, images: int) -> str:
@@ -200,8 +206,8 @@ The second table is the one to read before trusting a verdict: alpha is what was
 got that neither training nor calibration had seen. A p-value is the largest of those among each known source's images,
 so that most are flagged far less often than alpha says. What is promised of a source like these is their spread, not
 alpha itself; "all" weighs each image alike. The last columns of the first table are what is found at that promise; the
-TPR beside them is at a threshold that nobody has, which flags 1 or 5 % of just these real images. The mean of that
-table hides its worst row. Settings of training and calibration were chosen on tables like these, so that they flatter.
+TPR beside them is at a threshold that nobody has, which flags at most 1 or 5 % of just these real images. The mean of
+that table hides its worst row. Settings of training and calibration were chosen on tables like these, so they flatter.
 
 {_treated(results) if results.curves else ""}## Where it fails
 On generators unlike those above; on small images and after strong compression, blur or noise; on images that were

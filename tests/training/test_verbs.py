@@ -258,6 +258,9 @@ def test_the_report_has_a_row_for_each_source(recipe):
         *(("p-values", name) for name in ("web", "phone", "all")),
         *(("splice", name) for name in ("new", CONTROL)),
     }
+    real = 300 - trained_on((recipe / "real").rglob("*.jpg"))
+    assert f"among {real} real ones; TPR: " in report
+    assert f"that is {real // 100} or {real // 20} of them" in report
     levels = {f"{name} {level:g}" for name, levels in POINTS.items() for level in levels}
     assert {source for kind, source in found if kind == "curve"} == {"none 0", *levels}
     assert all(0 <= float(row["value"]) <= 1 for row in rows)
