@@ -19,7 +19,9 @@ def draw_roc(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) ->
     """
     axes = _single("ROC of each generator", "false positives", "true positives")
     for name, (real, own) in scores.items():
-        fpr, tpr, _ = roc_curve(np.r_[np.zeros(len(real)), np.ones(len(own))], np.r_[real, own])
+        labels = np.r_[np.zeros(len(real)), np.ones(len(own))]
+        # Every threshold: steps between those that are left out by default lie under the curve where scores tie.
+        fpr, tpr, _ = roc_curve(labels, np.r_[real, own], drop_intermediate=False)
         axes.step(fpr, tpr, where="post", label=name)
     axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1))
     _save(axes, path)
