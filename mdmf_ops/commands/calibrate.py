@@ -5,8 +5,8 @@
 
     mdmf calibrate my_detector --real photographs --held_out
         quicker, and the way for a detector that others trained: the detector itself scores the real images that it was
-        not trained on: all of other sources, and what its training held out. Its p-values promise nothing for a source
-        unlike those.
+        not trained on: all of other sources, and what its training held out. A source is known by its name: images of
+        the training under another one count as never seen. Its p-values promise nothing for a source unlike those.
 
 Each image is scored after a chain of crop, resize and re-encode as on the web; with --held_out also as it is, which is
 how a scan will find it, and the more generated of the two counts. The scores are kept in the detector's folder, by size
