@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -119,15 +119,20 @@ class Scorer(ABC):
             (T * H/p * W/p,) float32, p the side of a patch.
         """
 
-    def score(self, batch: Sequence[bytes]) -> list[Score | ImageError]:
-        """Scores encoded images: a result or a typed error for each, in the order of the batch."""
+    def score(self, batch: Iterable[bytes]) -> list[Score | ImageError]:
+        """Scores encoded images: a result or a typed error for each, in the order of the batch.
+
+        Raises:
+            TypeError: one of them is no bytes, bytearray or memoryview, as a path or an array of pixels is none.
+        """
         return list(self.scores(batch))
 
-    def scores(self, batch: Sequence[bytes]) -> Iterator[Score | ImageError]:
-        """The same, each as soon as it and those before it are there."""
+    def scores(self, batch: Iterable[bytes]) -> Iterator[Score | ImageError]:
+        """The same, each as soon as it and those before it are there; the batch is taken whole before the first."""
+        contents = list(map(_encoded, batch))
         if self._pool is not None:
-            return self._pool.map(self._alone, batch)
-        return self._one_by_one(batch)
+            return self._pool.map(self._alone, contents)
+        return self._one_by_one(contents)
 
     def _alone(self, content: bytes) -> Score | ImageError:
         [score] = self._one_by_one([content])
@@ -172,6 +177,13 @@ class Scorer(ABC):
             jpeg_quality=image.jpeg_quality,
             decode_us=image.decode_us,
         )
+
+
+def _encoded(content: bytes) -> bytes:
+    """As bytes, so many as `len` says: of anything else a decoder would take one image's for the next one's."""
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(f"expected encoded images, each the bytes of a file; found {type(content).__name__} among them")
+    return bytes(content)
 
 
 def _decode_here(

@@ -1,5 +1,7 @@
 """`Detector`: the same bits whatever the batch, the definition in float64, and an error in the place of its image."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -61,6 +63,34 @@ def test_images_that_differ_score_differently(alone):
 
 def test_no_images_give_no_results(detector):
     assert detector.score([]) == []
+
+
+@pytest.mark.parametrize("kind", [iter, tuple, lambda batch: (content for content in batch)])
+def test_images_may_come_from_an_iterator(detector, batch, alone, kind):
+    assert [outcome(result) for result in detector.score(kind(batch[:3]))] == alone[:3]
+
+
+def words(content):
+    return memoryview(np.frombuffer(content[: len(content) // 8 * 8], np.uint64))
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, words])
+def test_bytes_of_another_type_are_bytes_and_change_no_other_image(detector, batch, kind):
+    found = detector.score([kind(batch[0]), batch[1]]) + detector.score(batch[2:4])
+    expected = detector.score([kind(batch[0]).tobytes() if kind is words else batch[0], *batch[1:4]])
+    assert list(map(outcome, found)) == list(map(outcome, expected))
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize(
+    "content", ["photo.jpg", Path("photo.jpg"), None, np.zeros((64, 64, 3), np.uint8), Image.new("L", (9, 9))]
+)
+def test_what_is_no_bytes_is_refused_at_once_and_said(batch, content, isolated):
+    detector = Detector.load(device="cpu", isolated=isolated)
+    with pytest.raises(TypeError, match=f"bytes of a file; found {type(content).__name__}"):
+        detector.scores([batch[0], content])
+    with pytest.raises(TypeError, match="found int"):
+        detector.score(batch[0])
 
 
 def test_the_mean_of_the_evidence_is_the_score(detector, batch):
