@@ -1,6 +1,7 @@
 """`Detector`: bytes of images to scores, on one device."""
 
 import contextlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,9 @@ _MOST_THREADS = 8
 _DEVICE_THREAD = ThreadPoolExecutor(1, "mdmf-device")
 """Gives an accelerator one image after the other: its memory holds the activations of one, and cuDNN's settings are
 those of the process. Its plans, though, are each thread's own, and take seconds for every new size of tiles."""
+
+# A fork has none of the threads that torch started here, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 _UNFIT = (TypeError, ValueError, OverflowError, RuntimeError)
 """What comes of a description in a manifest that is none."""

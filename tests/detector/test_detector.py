@@ -1,5 +1,6 @@
 """`Detector`: the same bits whatever the batch, the definition in float64, and an error in the place of its image."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,26 @@ def test_a_score_does_not_depend_on_the_order(detector, batch, alone):
 
 def test_the_same_detector_loaded_again_gives_the_same_bits(batch, alone):
     assert [outcome(result) for result in Detector.load(device="cpu").score(batch[:4])] == alone[:4]
+
+
+def test_a_fork_of_a_process_that_loaded_a_detector_scores(batch, alone):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    detector = Detector.load(device="cpu")
+    torch.zeros(1 << 20).add_(1)  # by two threads, which the fork will not have
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send([outcome(result) for result in detector.score(batch[:4])]))
+    process.start()
+    try:
+        assert receiver.poll(30), "the child hangs"
+        assert receiver.recv() == alone[:4]
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        torch.set_num_threads(threads)
+        process.kill()
+        process.join()
 
 
 def test_images_that_differ_score_differently(alone):
