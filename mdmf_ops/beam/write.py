@@ -7,15 +7,17 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.pvalue import AsList, AsSingleton
 from apache_beam.transforms.stats import ApproximateQuantiles
 from apache_beam.transforms.window import GlobalWindows, WindowedValue
 
-from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_table
+from mdmf_ops.beam.commit import CommitError, CommitOptions, commit, retract, write_table
 from mdmf_ops.beam.image import ImageRef
 from mdmf_ops.beam.packed import pack, unpack
 from mdmf_ops.beam.run import Run
 from mdmf_ops.heap import keep_no_free_memory
+from mdmf_ops.text import told
 
 ROWS_PER_FILE = 100_000
 """Rows of 512 px images come to about 130 MB in this many; rows of a shard are sorted in memory."""
@@ -42,6 +44,10 @@ class WriteScores(beam.PTransform):
         skipped: PCollection of the inputs beside them that need no row; None is none.
         num_shards: number of files, at most; None takes one for each 100,000 rows.
         options: what the commit asks and records.
+
+    Raises:
+        ValueError: there is to be no file.
+        CommitError: as it runs, and nothing is committed: see `commit`; and where rows are of another run.
     """
 
     def __init__(
@@ -122,7 +128,10 @@ def _write(shard_rows: tuple[int, Iterable[bytes]], run: Run, bounds: list[str],
     shard, packed = shard_rows
     # By default Arrow keeps what it frees, apart from what the C library does.
     pa.set_memory_pool(pa.system_memory_pool())
-    return write_table(run, shard, len(bounds) + 1, unpack(packed))
+    table = unpack(packed)
+    if others := set(pc.unique(table["run_id"]).to_pylist()) - {run.run_id}:
+        raise CommitError(f"run {run.run_id}: rows of run {told(min(others))}: score and write with the same Run")
+    return write_table(run, shard, len(bounds) + 1, table)
 
 
 def _commit(

@@ -28,3 +28,12 @@ def test_every_row_is_written_once_in_the_file_of_its_stretch(
     files = [name for name in files_in(tmp_path) if name.endswith(".parquet")]
     assert len(files) == min(num_shards, images)
     assert [uri for name in files for uri in pq.read_table(tmp_path / name)["image_uri"].to_pylist()] == sorted(uris)
+
+
+def test_rows_of_another_run_are_not_committed(tmp_path):
+    run = Run.start(str(tmp_path), "r2")
+    with pytest.raises(Exception, match="run r2: rows of run r1: score and write with the same Run"):  # noqa: SIM117
+        with beam.Pipeline("FnApiRunner") as pipeline:
+            refs = pipeline | beam.Create([ImageRef("/a")])
+            _ = refs | beam.Map(lambda ref: make_row(ref.uri)).with_output_types(dict) | WriteScores(run, refs)
+    assert not [name for name in files_in(tmp_path) if name.endswith((".parquet", ".json"))]
