@@ -46,7 +46,7 @@ class WriteScores(beam.PTransform):
         options: what the commit asks and records.
 
     Raises:
-        ValueError: there is to be no file.
+        ValueError: there is to be no file, or, where it is applied, its rows or inputs come in windows.
         CommitError: as it runs, and nothing is committed: see `commit`; and where rows are of another run.
     """
 
@@ -72,6 +72,10 @@ class WriteScores(beam.PTransform):
         return {"run_id": self._run.run_id, "output": self._run.output, "num_shards": self._num_shards or "by rows"}
 
     def expand(self, rows: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
+        # Elsewhere Beam would say so of its own steps, and only as it runs.
+        for of, collection in (("rows", rows), ("refs", self._refs), ("skipped", self._skipped)):
+            if collection is not None and not isinstance(collection.windowing.windowfn, GlobalWindows):
+                raise ValueError(f"{of} in windows: a run is one whole: beam.WindowInto(GlobalWindows()) before")
         expected = self._refs | "CountExpected" >> beam.combiners.Count.Globally()
         quantiles = (
             self._refs

@@ -3,6 +3,7 @@
 import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.transforms.window import FixedWindows
 from conftest import files_in, make_row
 
 import mdmf_ops.beam.write
@@ -37,3 +38,14 @@ def test_rows_of_another_run_are_not_committed(tmp_path):
             refs = pipeline | beam.Create([ImageRef("/a")])
             _ = refs | beam.Map(lambda ref: make_row(ref.uri)).with_output_types(dict) | WriteScores(run, refs)
     assert not [name for name in files_in(tmp_path) if name.endswith((".parquet", ".json"))]
+
+
+@pytest.mark.parametrize("windowed", ["rows", "refs"])
+def test_windows_are_refused_before_anything_runs(tmp_path, windowed):
+    pipeline = beam.Pipeline("FnApiRunner")
+    refs = pipeline | beam.Create([ImageRef("/a")])
+    rows = refs | beam.Map(lambda ref: make_row(ref.uri)).with_output_types(dict)
+    window = beam.WindowInto(FixedWindows(60))
+    rows, refs = (rows | window, refs) if windowed == "rows" else (rows, refs | window)
+    with pytest.raises(ValueError, match=f"{windowed} in windows: a run is one whole"):
+        _ = rows | WriteScores(Run.start(str(tmp_path), "r1"), refs)
