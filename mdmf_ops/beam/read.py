@@ -14,7 +14,7 @@ from apache_beam.transforms.window import WindowedValue
 from mdmf_ops.beam.ahead import Ahead
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef
 from mdmf_ops.beam.sources import MatchImages
-from mdmf_ops.beam.storage import gcs, is_gcs, local_path, open_file, read_error
+from mdmf_ops.beam.storage import gcs, is_file_uri, is_gcs, local_path, open_file, read_error
 from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.images.decode import Limits
 
@@ -33,6 +33,8 @@ def fetch_image(ref: ImageRef, limits: Limits) -> Image:
             limits.check_bytes(ref.size_bytes)
         if ref.inline:
             content = ref.message.data
+        elif "://" in ref.uri and not ref.uri.startswith(("/", "gs://")) and not is_file_uri(ref.uri):
+            raise ImageError(ErrorCode.BAD_URI, "local paths, file:///PATH and gs:// are read, nothing else")
         elif is_gcs(ref.uri):
             content, generation = gcs().read_object(ref, limits)
             ref = ref._replace(generation=generation)

@@ -26,6 +26,14 @@ def names(root, source):
     return sorted(os.path.relpath(ref.uri, root) for ref in list_images(str(source)))
 
 
+def test_what_is_no_place_that_is_read_is_no_missing_file(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    for uri in ("https://example.org/a.jpg", "s3://bucket/a.jpg", f"file://host{tmp_path}/a.jpg"):
+        image = fetch_image(ImageRef(uri), Limits())
+        assert (image.content, image.error.code) == (None, ErrorCode.BAD_URI), uri
+    assert fetch_image(ImageRef(f"file://{tmp_path}/a.jpg"), Limits()).content == b"a"
+
+
 def test_a_folder_is_every_file_under_it(tree):
     expected = ["a.png", "b.jpg", "notes.txt", "sub/.hidden.jpg", "sub/c", "sub/deep/photo[1].jpg"]
     assert sorted(names(tree, tree)) == expected
