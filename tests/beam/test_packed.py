@@ -64,10 +64,10 @@ def held_bytes(name):
 
 copies, output = int(sys.argv[1]), sys.argv[2]
 packed = [pack(row | {"image_uri": f"/{i:03}{row['image_uri']}"} for row in ROWS) for i in range(copies)]
-_write((0, packed[:1]), Run(output, "first", "2026-01-02", ""), [], None)  # imports
+_write((0, packed[:1]), Run(f"{output}/first", "r1", "2026-01-02", ""), [], None)  # imports
 Path("/proc/self/clear_refs").write_text("5")
 before = held_bytes("VmRSS")
-_write((0, packed), Run(output, "r", "2026-01-02", ""), [], None)
+_write((0, packed), Run(output, "r1", "2026-01-02", ""), [], None)
 print((held_bytes("VmHWM") - before) / (copies * len(ROWS)))
 """
 
