@@ -79,8 +79,19 @@ def client() -> storage.Client:
     for scheme in ("https://", "http://"):
         if type(made._http.get_adapter(scheme)) is HTTPAdapter:  # not one with certificates of its own
             made._http.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    made._http.hooks["response"].append(_refuse_half_a_head)
     _bound_answers(made)
     return made
+
+
+def _refuse_half_a_head(response: Response, **_settings) -> None:
+    """Raises ConnectionError, which is retried, for an answer that does not say how long it is.
+
+    The connection was cut within its head: what follows, nothing, would be taken for the whole of an image or file.
+    """
+    length, coding = map(response.headers.get, ("Content-Length", "Transfer-Encoding"))
+    if response.request.method == "GET" and response.ok and not (length or "").isdecimal() and coding != "chunked":
+        raise ConnectionError(f"{response.url}: the answer is cut off within its head")
 
 
 def _bound_answers(made: storage.Client) -> None:

@@ -10,7 +10,7 @@ from faults import TcpProxy
 from scans import read_rows
 
 from mdmf_ops import cli
-from mdmf_ops.beam import gcs
+from mdmf_ops.beam import ImageRef, gcs
 from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.runs import strays, verify_run
@@ -117,3 +117,15 @@ def test_bytes_that_are_no_answer_are_an_error_or_retried_and_never_an_image(sto
     tcp.inject(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nJUNK")
     image = fetch_image(refs[2], Limits())
     assert image.content == tiny(2) or image.error is not None
+
+
+def test_an_answer_that_is_cut_within_its_head_is_asked_for_again(store):
+    """Its length is in the part that is missing: nothing else tells an image from none."""
+    bucket, http, tcp = store
+    http.before = lambda _kind, _name: setattr(tcp, "answer_bytes", None)
+    found = []
+    for answer_bytes in range(1, 500, 3):
+        tcp.cut()
+        tcp.answer_bytes = answer_bytes  # of the first connection
+        found.append(fetch_image(ImageRef(bucket.uri("in/000.png")), Limits()).content)
+    assert found == [tiny(0)] * len(found)
