@@ -10,8 +10,8 @@ from apache_beam.transforms.window import WindowedValue
 
 T = TypeVar("T")
 
-_AT_ONCE = 8
-"""Requests of each thread that runs bundles."""
+AT_ONCE = 8
+"""Requests of each thread that runs bundles: an answer takes tens of milliseconds, most of them on the way."""
 
 
 class Ahead(Generic[T]):
@@ -21,7 +21,7 @@ class Ahead(Generic[T]):
     """
 
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "mdmf-ahead")
+        self._pool = ThreadPoolExecutor(AT_ONCE, "mdmf-ahead")
 
     def teardown(self) -> None:
         self._pool.shutdown()
@@ -32,7 +32,7 @@ class Ahead(Generic[T]):
     def begin(self, call: Callable[..., T], *arguments: object, timestamp, window) -> Iterator[WindowedValue]:
         """Begins a call, and gives what came of the oldest one once as many as may run are under way."""
         self._begun.append((self._pool.submit(call, *arguments), timestamp, window))
-        if len(self._begun) == _AT_ONCE:
+        if len(self._begun) == AT_ONCE:
             yield from self._take()
 
     @abstractmethod

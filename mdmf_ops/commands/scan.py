@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from mdmf_ops.beam.ahead import AT_ONCE
 from mdmf_ops.beam.commit import ManifestError, read_manifest
 from mdmf_ops.beam.forked import can_fork, forked_workers
 from mdmf_ops.beam.image import ImageRef
@@ -65,9 +66,6 @@ _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
 
 _LOOK_S = 0.2
-_ASKED_AT_ONCE = 8
-"""Images of a list in a bucket: an answer takes tens of milliseconds, most of them on the way."""
-
 _OF_A_DEAD_WORKER = "Channel closed prematurely"
 """All that Beam says of one."""
 
@@ -225,7 +223,7 @@ def _inputs(options: RescanOptions) -> Iterator[ImageRef]:
             files[file_of(ref)].append(ref)  # the images of a shard together: it is listed once
         ask = skips or filters.ask_more_than_the_name
         requests = ask and all(is_gcs(uri) and not is_shard(uri) for uri in files)
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             for refs in (pool.map if requests else map)(partial(_complete, ask), files.values()):
                 yield from filter(filters.admit, refs)
     for source in options.input:
