@@ -20,7 +20,7 @@ from typing import Any
 
 from mdmf_ops.beam.image import IN_MESSAGE, ImageRef, Message, to_ns
 from mdmf_ops.beam.shards import refuse_name_of_member
-from mdmf_ops.beam.storage import is_gcs, is_object, local_path, local_uri
+from mdmf_ops.beam.storage import is_file_uri, is_gcs, is_object, local_path, local_uri
 from mdmf_ops.errors import ErrorCode, ImageError
 
 MAX_JSON_BYTES = 256 << 10
@@ -148,6 +148,8 @@ def _local_uri(uri: str, local_root: str | None) -> str:
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: gs:// objects are read, and local files under --local_root")
     if local_root is None:
         raise ImageError(ErrorCode.BAD_URI, f"{uri}: a local file, and no --local_root was given")
+    if uri.startswith("file://") and ("#" in uri or not is_file_uri(uri)):
+        raise ImageError(ErrorCode.BAD_URI, f"{uri}: file:///PATH, percent-encoded, is expected")
     try:
         root = Path(local_root).resolve()
         path = (root / local_path(uri)).resolve()

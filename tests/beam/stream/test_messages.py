@@ -170,6 +170,12 @@ def test_local_files_are_read_under_the_root_alone(tmp_path):
     bad = [str(outside / "b.jpg"), "link.jpg", "folder/b.jpg", "../rootless/b.jpg", "file:///etc/passwd", "a\0b"]
     for uri in [*bad, f"file://{root}/%2e%2e/rootless/b.jpg", "x" * 300 + "/" + "y" * 4000]:
         assert error_of(message({"uri": uri}), str(root)) == ErrorCode.BAD_URI, uri
+    for name in ("a.jpg?x", "a.jpg#b", "a.tar#b"):  # as URIs, they would be read as a.jpg and a.tar
+        (root / name).write_bytes(b"another")
+        ref = parse_message(message({"uri": name}), str(root))
+        assert fetch_image(ref, Limits()).content == b"another"
+        for start in (f"file://{root}/", f"file://host{root}/"):
+            assert error_of(message({"uri": start + name}), str(root)) == ErrorCode.BAD_URI
     looped = parse_message(message({"uri": "loop"}), str(root))
     assert looped.error or fetch_image(looped, Limits()).error
     assert error_of(message({"uri": "a.jpg", "generation": 1}), str(root)) == ErrorCode.BAD_MESSAGE
