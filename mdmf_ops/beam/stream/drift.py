@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+QUANTILES = {f"q{percent:02d}": percent / 100 for percent in (1, 5, 25, 50, 75, 95, 99)}
+"""Of each measure, by the name of their column."""
 
 DRIFT_SCHEMA = pa.schema(
     [
@@ -24,16 +25,13 @@ DRIFT_SCHEMA = pa.schema(
         pa.field("measure", pa.string(), nullable=False),
         pa.field("images", pa.int64(), nullable=False, metadata={"description": "that have the measure"}),
         pa.field("mean", pa.float64(), nullable=False),
-        *(pa.field(f"q{round(100 * q):02d}", pa.float64(), nullable=False) for q in QUANTILES),
+        *(pa.field(name, pa.float64(), nullable=False) for name in QUANTILES),
     ],
     metadata={"description": "quantiles of each measure over the images of a window, by detector and format"},
 )
 
-Stratum = tuple[str, str | None]
-"""Detector id and image format."""
-
-Sample = dict[Stratum, dict[str, np.ndarray]]
-"""Values of each measure, (n,) float32, by stratum: 4 bytes a value, so that the quantiles of a window are exact."""
+Sample = dict[tuple[str, str | None, str], np.ndarray]
+"""Values, (n,) float32, by detector id, image format and measure: 4 bytes a value, so that quantiles are exact."""
 
 
 def _measures(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -50,16 +48,13 @@ def _measures(row: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def sample(rows: Iterable[Mapping[str, Any]]) -> Sample:
-    """The measures of rows, by stratum."""
-    found: dict[Stratum, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """The measures of rows."""
+    found: dict[tuple, list[float]] = defaultdict(list)
     for row in rows:
         for measure, value in _measures(row).items():
             if value is not None:
-                found[row["detector_id"], row["image_format"]][measure].append(value)
-    return {
-        stratum: {measure: np.asarray(values, np.float32) for measure, values in measures.items()}
-        for stratum, measures in found.items()
-    }
+                found[row["detector_id"], row["image_format"], measure].append(value)
+    return {key: np.asarray(values, np.float32) for key, values in found.items()}
 
 
 def summarise(samples: Iterable[Sample], of: Mapping[str, Any]) -> pa.Table:
@@ -69,14 +64,13 @@ def summarise(samples: Iterable[Sample], of: Mapping[str, Any]) -> pa.Table:
         of: stream_id, window_start, window_end (aware) and pane, the same in every row.
     """
     together: dict[tuple, list[np.ndarray]] = defaultdict(list)
-    for strata in samples:
-        for (detector_id, image_format), measures in strata.items():
-            for measure, values in measures.items():
-                together[detector_id, image_format, measure].append(values)
+    for one in samples:
+        for key, values in one.items():
+            together[key].append(values)
     rows = []
     for (detector_id, image_format, measure), parts in sorted(together.items(), key=lambda item: str(item[0])):
         values = np.concatenate(parts).astype(np.float64)
-        quantiles = np.quantile(values, QUANTILES)
+        quantiles = np.quantile(values, list(QUANTILES.values()))
         rows.append(
             {
                 **of,
@@ -85,7 +79,7 @@ def summarise(samples: Iterable[Sample], of: Mapping[str, Any]) -> pa.Table:
                 "measure": measure,
                 "images": values.size,
                 "mean": values.mean(),
-                **{f"q{round(100 * q):02d}": value for q, value in zip(QUANTILES, quantiles, strict=True)},
+                **dict(zip(QUANTILES, quantiles, strict=True)),
             }
         )
     return pa.Table.from_pylist(rows, schema=DRIFT_SCHEMA)
