@@ -111,9 +111,7 @@ def write_table(run: Run, shard: int, num_shards: int, table: pa.Table) -> dict[
         publish(path, f"{run.output}/{name}")
     if wrong := what_is_wrong(f"{run.output}/{name}", table.num_rows, digest):
         raise CommitError(wrong)
-    counts = {
-        column: dict(Counter(value for value in table[column].to_pylist() if value is not None)) for column in _COUNTED
-    }
+    counts = {column: dict(Counter(table[column].drop_null().to_pylist())) for column in _COUNTED}
     read_bytes = table["image_bytes"].filter(table["image_sha256"].is_valid())
     return {
         **{"path": name, "rows": table.num_rows, "bytes": size_bytes, "sha256": digest},
@@ -262,10 +260,7 @@ def write_manifest(
             }
             for column in _TIMED
         },
-        "files": sorted(
-            ({key: file[key] for key in ("path", "rows", "bytes", "sha256")} for file in files),
-            key=lambda file: file["path"],
-        ),
+        "files": sorted(({key: file[key] for key in _FILE_KEYS} for file in files), key=lambda file: file["path"]),
         "options": recorded,
     }
     with temporary_file(run) as path:
