@@ -65,24 +65,25 @@ def _load(folder: str | None, **options: Any) -> Detector:
 
 def read_id(folder: str | None) -> str:
     """Id of the detector in a folder, of which the manifest alone is read and checked."""
-    if folder is None or not is_gcs(folder):
-        return model_assets.read_id(model_assets.embedded() if folder is None else folder)
-    with tempfile.TemporaryDirectory(prefix="mdmf-assets-") as local:
-        _download(folder, MANIFEST, local)
-        return model_assets.read_id(local)
+    with local_copy(folder, whole=False) as local:
+        return model_assets.read_id(model_assets.embedded() if local is None else local)
 
 
 @contextlib.contextmanager
-def local_copy(folder: str | None) -> Iterator[str | None]:
-    """A folder where the loader can read it: one in a bucket is copied file by file, as its manifest lists them."""
+def local_copy(folder: str | None, *, whole: bool = True) -> Iterator[str | None]:
+    """A folder where the loader can read it: one in a bucket is copied file by file, as its manifest lists them, or
+    the manifest alone. What is found to be wrong with the copy is said of the bucket."""
     if folder is None or not is_gcs(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="mdmf-assets-") as local:
-        _download(folder, MANIFEST, local)
-        for name, size_bytes in listed_files(local).items():
-            _download(folder, name, local, size_bytes)
-        yield local
+        try:
+            _download(folder, MANIFEST, local)
+            for name, size_bytes in listed_files(local).items() if whole else ():
+                _download(folder, name, local, size_bytes)
+            yield local
+        except AssetError as error:
+            raise AssetError(str(error).replace(local, folder.rstrip("/"))) from error
 
 
 def _download(folder: str, name: str, local: str, max_bytes: int = 1 << 20) -> None:

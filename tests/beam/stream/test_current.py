@@ -136,7 +136,7 @@ def test_a_broken_pointer_is_read_as_seldom_as_a_whole_one(two, monkeypatch):
     assert len(reads) == 3
 
 
-def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
+def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two, caplog):
     pointer, first, second = two
     with fake_gcs_server() as url, environment(url):
         bucket = Bucket("detectors")
@@ -154,6 +154,14 @@ def test_a_pointer_and_its_detectors_may_lie_in_a_bucket(two):
             bucket.put("two/bank.safetensors", broken)
             bucket.put("current", b"two")
             assert current.get().assets.detector_id == first
+            assert f"{bucket.uri('two/bank.safetensors')}: " in caplog.messages[-1]
+            logged = len(caplog.messages)
+            current.get()
+            assert len(caplog.messages) == logged
+        bucket.put("two/manifest.json", b"{}")
+        with pytest.raises(AssetError, match=f"^{bucket.uri('two/manifest.json')}: expected manifest format 1"):
+            read_id(bucket.uri("two/"))
+        bucket.put("two/manifest.json", (pointer.parent / "two/manifest.json").read_bytes())
         bucket.put("two/bank.safetensors", bank)
         assert current.get().assets.detector_id == second
         bucket.put("three/manifest.json", b'{"format": 1, "name": "x", "files": {"../../x": {"bytes": 1}}}')
