@@ -4,7 +4,8 @@ import argparse
 import difflib
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -37,6 +38,18 @@ def allow_shared_flags(parser: argparse.ArgumentParser) -> None:
     # The second is where argparse keeps the options that are in no group; it has no public name for it.
     for container in (parser, parser._optionals):
         container.conflict_handler = "resolve"
+
+
+def bounded(kind: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], float]:
+    """A type of argument: `what`, a number from `least` to `most`, which NaN is not."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+
+    return parse
 
 
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:

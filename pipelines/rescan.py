@@ -10,9 +10,9 @@ The nightly form skips what an earlier run settled: add --skip_unchanged gs://bu
 
 import argparse
 import datetime
+import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -31,6 +31,7 @@ from pipelines.options import (
     add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
+    bounded,
     check_detector,
     named_runner,
     read_options,
@@ -40,6 +41,8 @@ from pipelines.options import (
     show_beams_log,
     trust_anchors,
 )
+
+_FRACTION = bounded(float, 0, 1, "a fraction from 0 to 1")
 
 
 class RescanOptions(PipelineOptions):
@@ -83,13 +86,13 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num_shards",
-        type=_at_least_one,
+        type=bounded(int, 1, math.inf, "a whole number from 1 on"),
         metavar="N",
         help="number of Parquet files, at most (default: one for 100,000 images)",
     )
     parser.add_argument(
         "--max_failed_fraction",
-        type=_fraction,
+        type=_FRACTION,
         metavar="F",
         help="do not commit the run if more than this fraction of the images, those that are skipped among them, failed"
         " (default: no limit)",
@@ -123,7 +126,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sources.add_argument(
         "--sample",
-        type=_fraction,
+        type=_FRACTION,
         metavar="F",
         help="only this fraction of the images, chosen by URI: the same ones each time with the same --sample_seed",
     )
@@ -155,20 +158,6 @@ def filters_of(options: RescanOptions) -> Filters:
         seed=options.sample_seed,
         output=options.output and dataset_root(options.output),
     )
-
-
-def _fraction(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a fraction from 0 to 1")
-
-
-def _at_least_one(text: str) -> int:
-    with suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
 
 
 def build(

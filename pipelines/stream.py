@@ -41,6 +41,7 @@ from pipelines.options import (
     add_provenance_arguments,
     add_service_arguments,
     allow_shared_flags,
+    bounded,
     check_detector,
     named_runner,
     read_options,
@@ -50,6 +51,8 @@ from pipelines.options import (
     show_beams_log,
     trust_anchors,
 )
+
+_DURATION_S = bounded(float, 0, 1e9, "a number of seconds from 0 to 1e9")
 
 _LOCAL_RUNNERS = (direct_runner.BundleBasedDirectRunner, direct_runner.SwitchingDirectRunner)
 
@@ -94,7 +97,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window_s",
         type=int,
-        default=300,
+        default=Windows.size_s,
         metavar="N",
         help="a Parquet file holds the images published within so many seconds (default: %(default)s)",
     )
@@ -112,7 +115,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pointer_s",
-        type=float,
+        type=_DURATION_S,
         default=CHECK_S,
         metavar="N",
         help="read the pointer again after so many seconds (default: %(default)s)",
@@ -126,14 +129,14 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--horizon_s",
-        type=float,
+        type=_DURATION_S,
         default=HORIZON_S,
         metavar="N",
         help="messages for one image published within so many seconds give one row (default: %(default)s)",
     )
     parser.add_argument(
         "--batch_wait_s",
-        type=float,
+        type=_DURATION_S,
         default=BATCH_WAIT_S,
         metavar="N",
         help="an image waits so long at most for others to make up a batch (default: %(default)s)",

@@ -38,10 +38,14 @@ def test_what_is_missing_or_unfit_is_named_with_its_mend(capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_verdict_is_refused(capsys):
+def test_what_an_option_cannot_be_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["stream", "--verdicts", "likely_ai,fake"])
     assert "fake: expected verdicts of likely_ai" in capsys.readouterr().err
+    for flag, wrong in (("horizon_s", "nan"), ("horizon_s", "-1"), ("pointer_s", "soon"), ("batch_wait_s", "inf")):
+        with pytest.raises(SystemExit):
+            cli.main(["stream", f"--{flag}={wrong}"])
+        assert f"--{flag}: {wrong} is not a number of seconds from 0 to 1e9" in capsys.readouterr().err
 
 
 def test_topics_and_subscriptions_that_are_not_there_are_named(capsys, tmp_path):
