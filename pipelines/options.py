@@ -52,8 +52,8 @@ def bounded(kind: Callable[[str], float], least: float, most: float, what: str) 
     return parse
 
 
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
-    """How images are scored, whatever they come from."""
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images are scored, whatever they come from, and whom to believe of what files say of themselves."""
     parser.add_argument(
         "--alpha",
         type=float,
@@ -75,6 +75,12 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network's arithmetic; bfloat16 is taken only where it keeps the scores, which is tried when the"
         " detector is loaded; rows and manifest say which it was (default: %(default)s)",
     )
+    parser.add_argument(
+        "--c2pa_trust",
+        metavar="PEM",
+        help="certificates of those who vouch for signers of C2PA manifests, local or gs://: a signature that leads to"
+        " one is `trusted`, any other that holds `valid` (default: nobody vouches)",
+    )
 
 
 def check_detector(options: argparse.Namespace) -> None:
@@ -87,16 +93,6 @@ def check_detector(options: argparse.Namespace) -> None:
     assets = options.assets
     if assets is None or (not is_gcs(assets) and Path(assets).is_dir()):
         Detector.load(assets, alpha=options.alpha, device="cpu")
-
-
-def add_provenance_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whom to believe of what files say of themselves."""
-    parser.add_argument(
-        "--c2pa_trust",
-        metavar="PEM",
-        help="certificates of those who vouch for signers of C2PA manifests, local or gs://: a signature that leads to"
-        " one is `trusted`, any other that holds `valid` (default: nobody vouches)",
-    )
 
 
 def trust_anchors(options: argparse.Namespace) -> str | None:

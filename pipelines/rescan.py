@@ -27,8 +27,7 @@ from mdmf_ops.beam.storage import absolute
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
 from pipelines.options import (
-    add_detector_arguments,
-    add_provenance_arguments,
+    add_scoring_arguments,
     add_service_arguments,
     allow_shared_flags,
     bounded,
@@ -76,8 +75,7 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--assets", metavar="DIR", help="folder of the detector, local or gs:// (default: the embedded micro)"
     )
-    add_detector_arguments(parser)
-    add_provenance_arguments(parser)
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--skip_unchanged",
         metavar="PREVIOUS_OUTPUT",

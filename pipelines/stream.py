@@ -37,8 +37,7 @@ from mdmf_ops.detector import Verdict
 from model_assets import AssetError
 from pipelines.options import (
     STREAMING_RIGHT_FITTING,
-    add_detector_arguments,
-    add_provenance_arguments,
+    add_scoring_arguments,
     add_service_arguments,
     allow_shared_flags,
     bounded,
@@ -120,8 +119,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read the pointer again after so many seconds (default: %(default)s)",
     )
-    add_detector_arguments(parser)
-    add_provenance_arguments(parser)
+    add_scoring_arguments(parser)
     parser.add_argument(
         "--local_root",
         metavar="DIR",
