@@ -38,11 +38,7 @@ class ScoreImages(beam.PTransform):
 
     Args:
         run: which scan the rows belong to.
-        assets: folder of the detector, local or gs://; None is the embedded one.
-        alpha: level of the verdict.
-        device: `auto`, `cpu` or `cuda`.
-        precision: `float32`, or `bfloat16` where that keeps the scores; see `mdmf_ops.detector.precision`.
-        limits: what is refused before decoding.
+        assets, alpha, device, precision, limits: of the detector, as `mdmf_ops.beam.load.DetectorOptions` has them.
         trust_anchors: certificates in PEM that make a signer of C2PA manifests trusted; see `mdmf_ops.provenance`.
         progress: where to count what was scored, for a terminal on this machine.
     """

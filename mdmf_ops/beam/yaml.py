@@ -46,10 +46,7 @@ class ReadAndScore(beam.PTransform):
 
     Args:
         sources: files, folders and globs, local or gs://.
-        assets: folder of the detector, local or gs://; None is the embedded one.
-        alpha: level of the verdict.
-        device: `auto`, `cpu` or `cuda`.
-        precision: `float32`, or `bfloat16` where that keeps the scores.
+        assets, alpha, device, precision: of the detector, as `mdmf_ops.beam.load.DetectorOptions` has them.
         output: write the rows there too, as one committed run; None writes none.
         run_id: name of that run.
     """

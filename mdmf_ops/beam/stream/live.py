@@ -93,6 +93,7 @@ class ScoreMessages(beam.PTransform):
         detector: which detector, perhaps through a pointer.
         batch_wait_s: how long an image waits at most for others. None makes batches of what is in one bundle: right
             for the local runner, which forms bundles so, and forgets under which key an image waits.
+        threads: that score a batch side by side, for the local runner, which is one process.
         trust_anchors: as of `ScoreImages`.
     """
 
