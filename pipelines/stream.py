@@ -8,11 +8,10 @@
 """
 
 import argparse
-import secrets
 import signal
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import apache_beam as beam
@@ -231,8 +230,8 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
     if options.accelerator:
         options.view_as(DebugOptions).add_experiment(STREAMING_RIGHT_FITTING)
     # Each start has a name of its own, since it counts its panes anew.
-    name = f"stream-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    stream = Run.start(options.output, name)
+    started = Run.start(options.output)
+    stream = replace(started, run_id=f"stream-{started.run_id}")
     local = is_local(options)
     # Beam's default runner would first have another one downloaded, for as long as that takes.
     pipeline = beam.Pipeline(direct_runner.BundleBasedDirectRunner() if local else None, options=options)
