@@ -171,14 +171,14 @@ def check(options: StreamOptions) -> None:
     Raises:
         ValueError: an option is missing or unfit.
     """
+    # As of a variable that is not set: no alerts, or any file under the working folder, is not what was meant.
+    for flag in ("subscription", "topic", "alert_topic", "error_topic", "assets", "local_root", "c2pa_trust"):
+        if getattr(options, flag) == "":
+            raise ValueError(f"--{flag} is empty: name what it is for, or leave it out")
     if (options.subscription is None) == (options.topic is None):
         raise ValueError("--subscription is missing: name where messages come from (or a --topic, for a trial)")
     if not options.output:
         raise ValueError("--output is missing: name the folder of the Parquet dataset")
-    # As of a variable that is not set: no alerts, or any file under the working folder, is not what was meant.
-    for flag in ("alert_topic", "error_topic", "assets", "local_root", "c2pa_trust"):
-        if getattr(options, flag) == "":
-            raise ValueError(f"--{flag} is empty: name what it is for, or leave it out")
     dataset_root(options.output)
     _windows_of(options)
     detector_of(options)

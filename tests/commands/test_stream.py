@@ -32,7 +32,7 @@ def test_what_is_missing_or_unfit_is_named_with_its_mend(capsys, tmp_path):
     pointer = tmp_path / "current"
     pointer.write_text("nowhere")
     assert str(tmp_path / "nowhere") in refused(capsys, *both, "--assets", str(pointer))
-    for flag in ("alert_topic", "error_topic", "assets", "local_root", "c2pa_trust"):
+    for flag in ("subscription", "topic", "alert_topic", "error_topic", "assets", "local_root", "c2pa_trust"):
         assert f"--{flag} is empty" in refused(capsys, *both, f"--{flag}", "")
     assert "alpha=1e-09" in refused(capsys, *both, "--alpha", "1e-9")
     assert not (tmp_path / "out").exists()
