@@ -162,7 +162,14 @@ def _windows_of(options: StreamOptions) -> Windows:
 def detector_of(options: StreamOptions) -> DetectorOptions:
     """The detector that the options name. Raises ValueError for unfit ones."""
     assets = options.assets and absolute(options.assets)
-    return DetectorOptions(assets, options.alpha, scoring_device(options), options.precision, check_s=options.pointer_s)
+    return DetectorOptions(
+        assets,
+        options.alpha,
+        scoring_device(options),
+        options.precision,
+        check_s=options.pointer_s,
+        threads=usable_cores() if is_local(options) else None,  # here, the stream is one process
+    )
 
 
 def check(options: StreamOptions) -> None:
@@ -199,8 +206,7 @@ def build(messages: beam.PCollection, stream: Run, options: StreamOptions) -> be
     if options.accelerator:
         # What parses and remembers must not be fused into workers with a GPU.
         windowed = windowed | "SpreadRefs" >> beam.Reshuffle()
-    wait_s, threads = (None, usable_cores()) if local else (options.batch_wait_s, 1)
-    scoring = ScoreMessages(stream, detector, wait_s, threads, trust_anchors(options))
+    scoring = ScoreMessages(stream, detector, None if local else options.batch_wait_s, trust_anchors(options))
     scored = (
         windowed
         | "Fetch" >> FetchImages(detector.limits).with_resource_hints(**hints)

@@ -32,6 +32,7 @@ class DetectorOptions:
         precision: `float32`, or `bfloat16` where that keeps the scores; see `mdmf_ops.detector.precision`.
         limits: what is refused before decoding.
         check_s: how often a pointer is read, in seconds.
+        threads: images on their way at once in a process; None is what suits the device.
         share: whether the processes of a machine share one network; None: where it runs on a GPU.
     """
 
@@ -41,12 +42,13 @@ class DetectorOptions:
     precision: str = PRECISIONS[0]
     limits: Limits = field(default_factory=Limits)
     check_s: float = CHECK_S
+    threads: int | None = None
     share: bool | None = None
 
     def load(self, folder: str | None) -> Scorer:
         """Loads the detector in a folder. Raises what `Detector.load` does, and OSError."""
         device = pick_device(self.device)
-        load = partial(_load, folder, device=device.type, precision=self.precision)
+        load = partial(_load, folder, device=device.type, precision=self.precision, threads=self.threads)
         if self.share or (self.share is None and device.type != "cpu"):
             of = (read_id(folder), device.type, self.precision)
             return SharedDetector(load, of, alpha=self.alpha, limits=self.limits)

@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -99,18 +99,15 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         self, batch: Sequence[Image], model: Scorer, inference_args: dict[str, Any] | None = None
     ) -> list[Row]:
         keep_free_memory()  # the end of a bundle gives it back
+        scores = model.scores([image.content for image in batch if image.error is None])
         rows = []
-        for image, result in zip(batch, self._results(batch, model), strict=True):
+        for image in batch:
+            result = image.error or next(scores)
             _count(result, model.terms.device)
             rows.append(make_row(image, result, model, self._run, self._trust_anchors))
             if self._progress:
                 self._progress.add("done")
         return rows
-
-    def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
-        """Of each image, in the order of the batch; the scorer decides how many are on their way at once."""
-        scores = model.scores([image.content for image in batch if image.error is None])
-        return (image.error or next(scores) for image in batch)
 
     def get_num_bytes(self, batch: Sequence[Image]) -> int:
         return sum(map(_content_bytes, batch))

@@ -80,6 +80,7 @@ class Detector(Scorer):
         limits: Limits | None = None,
         device: str = "auto",
         precision: str = PRECISIONS[0],
+        threads: int | None = None,
         isolated: bool = True,
     ) -> "Detector":
         """Loads a detector from its folder, checked file by file; without a folder, the embedded `micro`.
@@ -91,6 +92,7 @@ class Detector(Scorer):
             device: `cpu`, `cuda`, or `auto`: CUDA where there is one.
             precision: `float32`, or `bfloat16` where that leaves the scores as they are; see `keeps_scores`. What was
                 taken is in `terms`.
+            threads: images on their way at once; None is one where the network runs on the CPU, and several on a GPU.
             isolated: decode in a process of its own, within the limits of time and memory. Without it a decoder that
                 hangs or dies takes this process with it: for images that you trust.
 
@@ -116,6 +118,7 @@ class Detector(Scorer):
             limits=limits,
             device=pick_device(device),
             precision=precision,
+            threads=threads,
             assets=assets,
             isolated=isolated,
         )

@@ -76,7 +76,7 @@ class Scorer(ABC):
         alpha: level of the verdict.
         limits: what is refused before decoding.
         threads: images on their way at once. An accelerator works on one of them while others are decoded (Pillow
-            lets other threads run meanwhile); where the network runs on the CPU, there is one.
+            lets other threads run meanwhile); where the network runs on the CPU, each computes on one core.
         isolated: decode in a process of its own, within the limits of time and memory. Without it a decoder that hangs
             or dies takes this process with it: for images that you trust.
 
@@ -96,7 +96,9 @@ class Scorer(ABC):
         self.limits = limits or Limits()
         self.threads = threads
         self.isolated = isolated
-        self._pool = ThreadPoolExecutor(threads, "mdmf-score") if threads > 1 else None
+        # PyTorch computes without Python's lock, by default on every core for each thread that asks.
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)} if terms.device == "cpu" else {}
+        self._pool = ThreadPoolExecutor(threads, "mdmf-score", **alone) if threads > 1 else None
 
     @property
     def calibration(self) -> Calibration:

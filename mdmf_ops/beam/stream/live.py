@@ -1,13 +1,10 @@
 """`ReadMessages` and `ScoreMessages`: a stream's messages to refs, and their images to rows."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import torch
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
@@ -16,12 +13,10 @@ from apache_beam.pvalue import TaggedOutput
 from mdmf_ops.beam.image import NAMESPACE, Image, ImageRef, Message
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
-from mdmf_ops.beam.score import DetectorHandler, Row, score_image
+from mdmf_ops.beam.score import DetectorHandler, Row
 from mdmf_ops.beam.stream.current import CurrentDetector, current_detector
 from mdmf_ops.beam.stream.messages import parse_message
-from mdmf_ops.detector import Score, Scorer
 from mdmf_ops.detector.worker import be_one_of_several
-from mdmf_ops.errors import ImageError
 
 BATCH_WAIT_S = 0.1
 """How long an image waits for others to make up its batch, in seconds."""
@@ -93,7 +88,6 @@ class ScoreMessages(beam.PTransform):
         detector: which detector, perhaps through a pointer.
         batch_wait_s: how long an image waits at most for others. None makes batches of what is in one bundle: right
             for the local runner, which forms bundles so, and forgets under which key an image waits.
-        threads: that score a batch side by side, for the local runner, which is one process.
         trust_anchors: as of `ScoreImages`.
     """
 
@@ -102,11 +96,10 @@ class ScoreMessages(beam.PTransform):
         stream: Run,
         detector: DetectorOptions,
         batch_wait_s: float | None = BATCH_WAIT_S,
-        threads: int = 1,
         trust_anchors: str | None = None,
     ):
         super().__init__()
-        self._handler = _LiveHandler(stream, detector, batch_wait_s, threads, trust_anchors)
+        self._handler = _LiveHandler(stream, detector, batch_wait_s, trust_anchors)
         wait = "within a bundle" if batch_wait_s is None else batch_wait_s
         self._shown = {"stream_id": stream.run_id, "batch_wait_s": wait, **detector.shown()}
 
@@ -125,12 +118,10 @@ class _LiveHandler(DetectorHandler):
         stream: Run,
         options: DetectorOptions,
         batch_wait_s: float | None,
-        threads: int,
         trust_anchors: str | None = None,
     ):
         super().__init__(stream, options, trust_anchors=trust_anchors)
         self._batch_wait_s = batch_wait_s
-        self._threads = threads
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         size = {"min_batch_size": _BATCH_SIZE, "max_batch_size": _BATCH_SIZE}
@@ -150,14 +141,3 @@ class _LiveHandler(DetectorHandler):
             if row["verdict"]:
                 Metrics.counter(NAMESPACE, f"verdict_{row['verdict']}").inc()
         return scored
-
-    def _results(self, batch: Sequence[Image], model: Scorer) -> Iterable[Score | ImageError]:
-        if self._threads == 1 or len(batch) == 1 or model.threads > 1:
-            return super()._results(batch, model)
-        return _pool(self._threads).map(partial(score_image, detector=model), batch)
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Of this process. PyTorch computes without Python's lock, on one thread for each that asks."""
-    return ThreadPoolExecutor(threads, "mdmf-score", initializer=torch.set_num_threads, initargs=(1,))

@@ -91,7 +91,7 @@ def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_othe
     clocks = dict.fromkeys(("scanned_at", "decode_us", "score_us", "declared_us"))
 
     def rows(threads: int) -> list[dict]:
-        handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, threads)
+        handler = _LiveHandler(STREAM, DetectorOptions(device="cpu", threads=threads), None)
         found = handler.run_inference(images, handler.load_model())
         assert [scored.ref for scored in found] == [image.ref for image in images]
         return [
@@ -107,7 +107,7 @@ def test_images_that_are_scored_side_by_side_have_the_rows_of_one_after_the_othe
 
 @pytest.mark.parametrize(("anchors", "expected"), [(anchor, "trusted"), (lambda: None, "valid")])
 def test_whose_signatures_are_trusted_is_said_to_a_stream_too(anchors, expected):
-    handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, 1, anchors())
+    handler = _LiveHandler(STREAM, DetectorOptions(device="cpu"), None, anchors())
     image = Image(ImageRef("gs://b/o", message=Message(b"", {}, "1", 0)), signed("JPEG"))
     [scored] = handler.run_inference([image], handler.load_model())
     assert scored.row["c2pa_signature"] == expected
