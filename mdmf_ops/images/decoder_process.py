@@ -2,9 +2,8 @@
 
 It holds no credentials and no detector. A decoder that hangs, dies, or eats memory takes this process and no other.
 
-A request is a head of a slot and two lengths, so much JSON, and the image; a reply is a length and JSON, and the tiles
-lie in the slot, in memory that both share. Never a pickle, since whoever breaks a decoder speaks with the parent from
-here on.
+A request is a head of a slot and a length, and the image; a reply is a length and JSON, and the tiles lie in the slot,
+in memory that both share. Never a pickle, since whoever breaks a decoder speaks with the parent from here on.
 """
 
 import functools
@@ -13,7 +12,6 @@ import os
 import resource
 import signal
 import struct
-from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from PIL import AvifImagePlugin
@@ -24,7 +22,7 @@ from mdmf_ops.images.decode import Limits
 from mdmf_ops.images.shared_tiles import SharedTiles
 from mdmf_ops.images.tiles import TiledImage, TileGeometry, decode_tiles
 
-REQUEST_HEAD = struct.Struct(">BIQ")
+REQUEST_HEAD = struct.Struct(">BQ")
 REPLY_HEAD = struct.Struct(">I")
 MAX_REPLY_BYTES = 1 << 12
 """A pipe takes a reply whole, and several: a decoder never waits for its parent."""
@@ -36,12 +34,13 @@ _PIECE_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
 """Pixels of a megapixel stay with the process, and so much in all; what is larger goes back to the system."""
 
 
-def main(fd: int, geometry: TileGeometry) -> None:
+def main(fd: int, geometry: TileGeometry, limits: Limits) -> None:
     """Serves requests from standard input until it ends.
 
     Args:
         fd: of the memory that is shared.
         geometry: of the tiles.
+        limits: of each image.
     """
     # What tells its parent to stop goes to all of a service: this process ends when its parent does.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -62,8 +61,7 @@ def main(fd: int, geometry: TileGeometry) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     held_bytes = idle_bytes = _data_bytes()
     while head := requests.read(REQUEST_HEAD.size):
-        slot, text_bytes, content_bytes = REQUEST_HEAD.unpack(head)
-        limits = _read_request(requests.read(text_bytes))
+        slot, content_bytes = REQUEST_HEAD.unpack(head)
         content = requests.read(content_bytes)
         try:
             tiled = _decode(content, limits, geometry, held_bytes, shared[slot])
@@ -77,17 +75,6 @@ def main(fd: int, geometry: TileGeometry) -> None:
         if (held_bytes := _data_bytes()) > idle_bytes + _KEPT_BYTES:
             give_back_memory()
             held_bytes = _data_bytes()
-
-
-@functools.lru_cache(1)
-def make_request(limits: Limits) -> bytes:
-    """What a request says beside the image, of which one is like the other."""
-    return json.dumps(asdict(limits)).encode()
-
-
-@functools.lru_cache(1)
-def _read_request(text: bytes) -> Limits:
-    return Limits(**json.loads(text))
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:

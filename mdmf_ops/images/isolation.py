@@ -27,7 +27,7 @@ import numpy as np
 
 from mdmf_ops.errors import ErrorCode, ImageError
 from mdmf_ops.images.decode import FORMATS, Limits
-from mdmf_ops.images.decoder_process import DESCRIPTION, MAX_REPLY_BYTES, REPLY_HEAD, REQUEST_HEAD, make_request
+from mdmf_ops.images.decoder_process import DESCRIPTION, MAX_REPLY_BYTES, REPLY_HEAD, REQUEST_HEAD
 from mdmf_ops.images.shared_tiles import SharedTiles, open_memory
 from mdmf_ops.images.tiles import TiledImage, TileGeometry, plan_tiles
 
@@ -53,11 +53,12 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL"
 # of a command.
 _COMMAND = """
 import sys
-sys.path[:] = sys.argv[3:]
+sys.path[:] = sys.argv[4:]
 import json
+from mdmf_ops.images.decode import Limits
 from mdmf_ops.images.decoder_process import main
 from mdmf_ops.images.tiles import TileGeometry
-main(int(sys.argv[1]), TileGeometry(**json.loads(sys.argv[2])))
+main(int(sys.argv[1]), TileGeometry(**json.loads(sys.argv[2])), Limits(**json.loads(sys.argv[3])))
 """
 
 
@@ -85,8 +86,8 @@ class _Asked(NamedTuple):
 class _Decoder:
     """One process; `ask` and `answer` serve one thread at a time, first come, first served."""
 
-    def __init__(self, geometry: TileGeometry):
-        self.geometry = geometry
+    def __init__(self, geometry: TileGeometry, limits: Limits):
+        self.geometry, self.limits = geometry, limits
         self._timed_out = False
         self._asked: deque[_Asked] = deque()  # what has no answer yet
         self._read_slot: int | None = None
@@ -94,8 +95,9 @@ class _Decoder:
         fd = open_memory(geometry)
         try:
             self._tiles = SharedTiles(fd, geometry)
+            settings = (json.dumps(asdict(each)) for each in (geometry, limits))
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, str(fd), json.dumps(asdict(geometry)), *sys.path],
+                [sys.executable, "-c", _COMMAND, str(fd), *settings, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -139,19 +141,18 @@ class _Decoder:
         on_the_way_bytes = sum(asked.size_bytes for asked in self._asked) + len(content)
         return not self.pending or (bool(self._free_slots) and on_the_way_bytes <= self._room_bytes)
 
-    def ask(self, content: bytes, limits: Limits) -> None:
+    def ask(self, content: bytes) -> None:
         """Has it decode an image after those that it has; `answer` has the tiles of each, in turn."""
         if not self._asked:
-            self._begin(limits.max_decode_s)
+            self._begin(self.limits.max_decode_s)
         asked = _Asked(time.monotonic(), len(content), self._free_slots.pop())
         self._asked.append(asked)
-        request = make_request(limits)
         # To one that was lost nothing can be said; `answer` finds it out.
         with contextlib.suppress(_LostError), _lost():
-            self._write(REQUEST_HEAD.pack(asked.slot, len(request), len(content)) + request)
+            self._write(REQUEST_HEAD.pack(asked.slot, len(content)))
             self._write(content)
 
-    def answer(self, limits: Limits) -> TiledImage:
+    def answer(self) -> TiledImage:
         """Tiles of the first image that has none yet, valid until the next one's are asked for."""
         with _lost():
             reply = self._receive()
@@ -159,8 +160,8 @@ class _Decoder:
             if self._read_slot is not None:
                 self._free_slots.append(self._read_slot)
             self._read_slot = asked.slot
-            self._begin(limits.max_decode_s)  # the next one's time
-            return self._describe(reply, asked, limits)
+            self._begin(self.limits.max_decode_s)  # the next one's time
+            return self._describe(reply, asked)
 
     def _begin(self, seconds: float) -> None:
         """From now on it has so much time."""
@@ -219,7 +220,7 @@ class _Decoder:
             view = view[got or 0 :]
         return content
 
-    def _describe(self, reply: dict[str, Any], asked: _Asked, limits: Limits) -> TiledImage:
+    def _describe(self, reply: dict[str, Any], asked: _Asked) -> TiledImage:
         if "error" in reply:
             raise ImageError(ErrorCode(reply["error"]), str(reply["message"]))
         width_px, height_px, image_format, quality, decode_us = (reply[name] for name in DESCRIPTION)
@@ -227,7 +228,7 @@ class _Decoder:
             raise _LostError("a reply of odd numbers")
         if image_format not in FORMATS or not (quality is None or 1 <= quality <= 100):
             raise _LostError("a reply about no image")
-        limits.check_size(width_px, height_px)
+        self.limits.check_size(width_px, height_px)
         plan = plan_tiles(height_px, width_px, self.geometry)
         shape = len(plan.origins), 3, plan.height_px, plan.width_px
         tiles = np.ndarray(shape, np.uint8, self._tiles[asked.slot])
@@ -241,7 +242,7 @@ class _Decoder:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def cause_of_death(self, limits: Limits) -> tuple[ImageError, bool]:
+    def cause_of_death(self) -> tuple[ImageError, bool]:
         """What a lost process means for the image that it was at, and whether the image may have no part in it."""
         # Its pipes close a moment before it is gone; one that spoke nonsense may not be going at all.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -249,7 +250,7 @@ class _Decoder:
         status = self._process.returncode
         self.end()
         if self._timed_out or status == -signal.SIGALRM:
-            return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {limits.max_decode_s:g} s"), False
+            return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {self.limits.max_decode_s:g} s"), False
         if status is None or status >= 0:
             return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}"), False
         # Not every signal has a name.
@@ -265,8 +266,8 @@ _idle: list[_Decoder] = []
 _owner = os.getpid()
 
 
-def _take(geometry: TileGeometry) -> _Decoder:
-    """A process that waits for work, or a new one."""
+def _take(geometry: TileGeometry, limits: Limits) -> _Decoder:
+    """A process that waits for such work, or a new one."""
     global _owner
     with _lock:
         if _owner != os.getpid():  # this is a fork: the processes serve the one that it was forked from
@@ -274,12 +275,12 @@ def _take(geometry: TileGeometry) -> _Decoder:
             _idle.clear()
         while _idle:
             decoder = _idle.pop()
-            if decoder.is_alive and decoder.geometry == geometry:
+            if decoder.is_alive and (decoder.geometry, decoder.limits) == (geometry, limits):
                 return decoder
             decoder.end()
     with contextlib.suppress(RuntimeError):  # what stops others, or a lack of memory, may have ended it as it started
-        return _Decoder(geometry)
-    return _Decoder(geometry)
+        return _Decoder(geometry, limits)
+    return _Decoder(geometry, limits)
 
 
 @atexit.register
@@ -319,14 +320,14 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
         for i, content in enumerate(contents):
             for last_try in (False, True):
                 if decoder is None:
-                    decoder = _take(geometry)
-                    decoder.ask(content, limits)
+                    decoder = _take(geometry, limits)
+                    decoder.ask(content)
                 try:
-                    answer = decoder.answer(limits)
+                    answer = decoder.answer()
                 except ImageError as error:
                     answer = error.without_frames()
                 except _LostError:
-                    (answer, may_be_innocent), decoder = decoder.cause_of_death(limits), None
+                    (answer, may_be_innocent), decoder = decoder.cause_of_death(), None
                     if may_be_innocent and not last_try:
                         continue
                 break
@@ -334,7 +335,7 @@ def _answers(contents: list[bytes], geometry: TileGeometry, limits: Limits) -> I
                 for following in islice(contents, i + 1 + decoder.pending, None):
                     if not decoder.can_be_asked(following):
                         break
-                    decoder.ask(following, limits)
+                    decoder.ask(following)
             yield answer
     finally:
         if decoder is not None:

@@ -52,8 +52,8 @@ def decoded(monkeypatch):
     found = Decoded()
     real = isolation._Decoder.answer
 
-    def answer(decoder, *limits):
-        image = real(decoder, *limits)
+    def answer(decoder):
+        image = real(decoder)
         with condition:
             found.count += 1
             condition.notify_all()
@@ -129,9 +129,9 @@ def test_on_the_cpu_the_next_images_are_begun_before_one_is_scored(detector, bat
     events = []
     ask = isolation._Decoder.ask
 
-    def asked(decoder, content, *rest):
+    def asked(decoder, content):
         events.append(f"begun {batch.index(content)}")
-        ask(decoder, content, *rest)
+        ask(decoder, content)
 
     def network(tiles):
         events.append("scored")

@@ -348,12 +348,13 @@ def test_a_decoder_that_is_killed_as_it_starts_costs_no_image(monkeypatch, tmp_p
 def test_a_limit_of_memory_from_outside_is_no_crash(spare_bytes, code):
     isolation._end_all()
     content, large = encode(photo(1)), png(5000, 4000, bytes(5000 * 4000 * 4 + 40_000), colour=6, interlaced=1)
-    tiles = decode_isolated(content, GEOMETRY, LIMITS).tiles
+    limits = replace(LIMITS, max_decode_s=30)
+    tiles = decode_isolated(content, GEOMETRY, limits).tiles
     pid = isolation._idle[-1]._process.pid
     most_bytes = data_bytes() + spare_bytes
     resource.prlimit(pid, resource.RLIMIT_DATA, (most_bytes, most_bytes))
-    np.testing.assert_array_equal(decode_isolated(content, GEOMETRY, LIMITS).tiles, tiles)
-    assert getattr(outcome(large, replace(LIMITS, max_decode_s=30)), "code", None) is code
+    np.testing.assert_array_equal(decode_isolated(content, GEOMETRY, limits).tiles, tiles)
+    assert getattr(outcome(large, limits), "code", None) is code
     assert isolation._idle[-1]._process.pid == pid
     isolation._end_all()
 
@@ -385,14 +386,14 @@ def test_a_decoder_has_no_credentials_and_no_torch(monkeypatch, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_a_decoder_gives_back_what_a_large_image_took_and_the_next_has_all_of_its_limit():
     isolation._end_all()
-    outcome(encode(photo(1)))
+    needs = Limits(max_decode_s=30, max_decode_bytes=130 << 20)
+    outcome(encode(photo(1)), needs)
     idle_bytes = data_bytes()
     # Without giving back, 90 MB of it stay.
     large = png(5000, 4000, bytes(5000 * 4000 * 4 + 40_000), colour=6, interlaced=1)
-    needs = Limits(max_decode_s=30, max_decode_bytes=130 << 20)
     for _ in range(3):
         assert not isinstance(outcome(large, needs), ImageError)
-    outcome(b"nothing")  # answered when the memory of the last one was given back
+    outcome(b"nothing", needs)  # answered when the memory of the last one was given back
     assert data_bytes() - idle_bytes < 48 << 20
 
 
@@ -452,7 +453,8 @@ def is_running(pid):
 
 def test_a_decoder_whose_parent_has_gone_before_it_was_ready_ends_without_a_word():
     fd = open_memory(GEOMETRY)
-    command = [sys.executable, "-c", isolation._COMMAND, str(fd), json.dumps(asdict(GEOMETRY)), *sys.path]
+    settings = [json.dumps(asdict(each)) for each in (GEOMETRY, LIMITS)]
+    command = [sys.executable, "-c", isolation._COMMAND, str(fd), *settings, *sys.path]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=ROOT, pass_fds=[fd]) as decoder:
         os.close(fd)
         decoder.stdout.close()
@@ -510,6 +512,14 @@ def test_tiles_of_another_geometry_come_from_another_decoder():
         expected = tile_image(decode(content), geometry).tiles
         np.testing.assert_array_equal(decode_isolated(content, geometry, LIMITS).tiles, expected)
     assert {decoder.geometry for decoder in isolation._idle} == {GEOMETRY}
+
+
+def test_an_image_is_decoded_within_the_limits_that_it_came_with():
+    small, large = (encode(photo(1, *sides)) for sides in ((200, 300), (400, 600)))
+    narrow = replace(LIMITS, max_side_px=300)
+    for limits in (LIMITS, narrow, LIMITS):
+        assert decode_isolated(small, GEOMETRY, limits).width_px in (200, 300)
+        assert getattr(outcome(large, limits), "code", None) is (ErrorCode.SIDE_TOO_LONG if limits is narrow else None)
 
 
 def test_a_decoder_that_somebody_leaves_amid_its_work_is_ended_and_an_idle_one_is_kept():
