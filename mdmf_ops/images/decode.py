@@ -20,7 +20,7 @@ from mdmf_ops.images.bmp import PlainBmp
 from mdmf_ops.images.canvas import PlainGif, PlainWebp
 from mdmf_ops.images.jpeg_pixels import PlainJpeg, decode_jpeg
 from mdmf_ops.images.metadata import check_metadata
-from mdmf_ops.images.pieces import EXIF_NAME, boxes, tiff_entries, webp_size
+from mdmf_ops.images.pieces import EXIF_NAME, TIFF_LAYOUTS, boxes, tiff_entries, tiff_number, webp_size
 from mdmf_ops.images.png import PlainPng
 from mdmf_ops.images.tiff import PlainTiff
 from mdmf_ops.images.truncation import is_cut, lacks_end, lacks_pixels
@@ -36,10 +36,7 @@ _PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"GIF87a", PlainGif),
     (b"GIF89a", PlainGif),
     (b"BM", PlainBmp),
-    (b"II*\0", PlainTiff),
-    (b"MM\0*", PlainTiff),
-    (b"II+\0", PlainTiff),  # BigTIFF
-    (b"MM\0+", PlainTiff),
+    *((start, PlainTiff) for start in TIFF_LAYOUTS),
 )
 
 # Starts of other files, for a message that helps.
@@ -316,7 +313,7 @@ def _orientation(image: Image.Image) -> int:
         entries = tiff_entries(exif) if exif.startswith(_EXIF_STARTS) else ()
         entry = next((entry for entry in entries if entry.tag == _ORIENTATION_TAG), None)
         is_one = entry and entry.numbers == 1 and entry.end - entry.start == 2
-        orientation = is_one and int.from_bytes(exif[entry.start : entry.end], "little" if exif[0] == 0x49 else "big")
+        orientation = is_one and tiff_number(exif, entry)
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 

@@ -7,6 +7,7 @@ cut off or damaged ends a walk: the decoder will say so.
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 EXIF_NAME = b"Exif\0\0"
@@ -16,7 +17,15 @@ _JPEG_MARKER = re.compile(rb"\xff(?=[\x02-\xcf\xd8-\xfe])")
 _GIF_BLOCK = re.compile(rb"[!,;]")
 JPEG_START, JPEG_END, JPEG_SCAN, JPEG_APP1, JPEG_COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 
-# Bytes of a value of each type in a TIFF directory, EXIF's included.
+# By the first bytes of a TIFF or EXIF block: its order of bytes, the formats of an offset and of a directory's count.
+TIFF_LAYOUTS = {
+    b"II*\0": ("<", "I", "H"),
+    b"MM\0*": (">", "I", "H"),
+    b"II+\0": ("<", "Q", "Q"),  # BigTIFF
+    b"MM\0+": (">", "Q", "Q"),
+}
+
+# Bytes of a value of each type in a directory.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TEXT_OR_BYTES = (1, 2, 6, 7)
 
@@ -148,23 +157,26 @@ def gif_blocks(content: bytes) -> Iterator[Piece]:
     yield Piece(b"", position, len(content))
 
 
-def tiff_entries(content: bytes) -> Iterator[Entry]:
-    """Entries of the first directory of a TIFF or EXIF block."""
-    order = "<" if content.startswith(b"II") else ">"
-    # BigTIFF counts and points in 64 bits.
-    count_format, entry_format = ("Q", "HHQ8s") if content[2:4] in (b"+\0", b"\0+") else ("H", "HHI4s")
-    inline_bytes = 8 if count_format == "Q" else 4
-    try:
-        [position] = struct.unpack_from(order + "IQ"[inline_bytes == 8], content, inline_bytes)
-        [count] = struct.unpack_from(order + count_format, content, position)
-        position += struct.calcsize(order + count_format)
-        for _ in range(count):
-            tag, kind, values, value = struct.unpack_from(order + entry_format, content, position)
-            size_bytes = values * _VALUE_BYTES.get(kind, 0)
-            start = position + struct.calcsize(order + entry_format) - inline_bytes
-            if size_bytes > inline_bytes:
-                [start] = struct.unpack(order + "IQ"[inline_bytes == 8], value)
-            yield Entry(tag, start, start + size_bytes, 0 if kind in _TEXT_OR_BYTES else values)
-            position += struct.calcsize(order + entry_format)
-    except struct.error:
+def tiff_entries(content: bytes, start: int | None = None) -> Iterator[Entry]:
+    """Entries of a directory of a TIFF or EXIF block: of the first one, where it is not said where another starts."""
+    if content[:4] not in TIFF_LAYOUTS:
         return
+    order, offset_format, count_format = TIFF_LAYOUTS[content[:4]]
+    offset, count = struct.Struct(order + offset_format), struct.Struct(order + count_format)
+    entry = struct.Struct(f"{order}HH{offset_format}{offset_format}")
+    with suppress(struct.error, OverflowError):  # it lies outside of the block, or of any that could be
+        if start is None:
+            [start] = offset.unpack_from(content, offset.size)
+        [entries] = count.unpack_from(content, start)
+        first = start + count.size
+        for at in range(first, first + entries * entry.size, entry.size):
+            tag, kind, values, place = entry.unpack_from(content, at)
+            size_bytes = values * _VALUE_BYTES.get(kind, 0)
+            if size_bytes <= offset.size:
+                place = at + entry.size - offset.size
+            yield Entry(tag, place, place + size_bytes, 0 if kind in _TEXT_OR_BYTES else values)
+
+
+def tiff_number(content: bytes, entry: Entry) -> int:
+    """The value of an entry that has one whole number."""
+    return int.from_bytes(content[entry.start : entry.end], "little" if content.startswith(b"II") else "big")

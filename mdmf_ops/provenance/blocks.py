@@ -10,8 +10,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mdmf_ops.images.metadata import MAX_PIECES
-from mdmf_ops.images.pieces import EXIF_NAME, JPEG_APP1, JPEG_SCAN, boxes, jpeg_segments, png_chunks, riff_chunks
-from mdmf_ops.provenance.exif import TIFF_C2PA, TIFF_STARTS, TIFF_XMP, read_tags
+from mdmf_ops.images.pieces import (
+    EXIF_NAME,
+    JPEG_APP1,
+    JPEG_SCAN,
+    TIFF_LAYOUTS,
+    boxes,
+    jpeg_segments,
+    png_chunks,
+    riff_chunks,
+)
+from mdmf_ops.provenance.exif import TIFF_C2PA, TIFF_XMP, read_tags
 from mdmf_ops.provenance.items import read_items
 
 _MAX_BLOCK_BYTES = 1 << 20
@@ -59,7 +68,7 @@ def find_blocks(content: bytes) -> Blocks:
         _from_png(content, blocks)
     elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         _from_webp(content, blocks)
-    elif content.startswith(TIFF_STARTS):
+    elif content.startswith(tuple(TIFF_LAYOUTS)):
         tags = read_tags(content, {TIFF_XMP: _MAX_BLOCK_BYTES, TIFF_C2PA: _MAX_MANIFEST_BYTES})
         blocks.exif, blocks.xmp, blocks.c2pa = content, tags.get(TIFF_XMP), tags.get(TIFF_C2PA)
     elif content[4:8] == b"ftyp":

@@ -3,8 +3,9 @@
 Pillow's reader takes every tag into memory at once: in a hostile block a thousand tags may each span all of it.
 """
 
-import struct
-from contextlib import suppress
+from itertools import islice
+
+from mdmf_ops.images.pieces import tiff_entries, tiff_number
 
 DESCRIPTION, MAKE, MODEL, SOFTWARE = 0x010E, 0x010F, 0x0110, 0x0131
 USER_COMMENT = 0x9286
@@ -15,16 +16,6 @@ _MAX_TEXT_BYTES = 64 << 10
 
 EXIF_DIRECTORY = 0x8769
 _MAX_ENTRIES = 1024
-_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 13: 4, 16: 8, 18: 8}
-
-# By the first bytes of a block: its order of bytes, and the formats of an offset and of a directory's count.
-LAYOUTS = {
-    b"II*\0": ("<", "I", "H"),
-    b"MM\0*": (">", "I", "H"),
-    b"II+\0": ("<", "Q", "Q"),  # BigTIFF
-    b"MM\0+": (">", "Q", "Q"),
-}
-TIFF_STARTS = tuple(LAYOUTS)
 
 _COMMENT_ENCODINGS = {b"ASCII\0\0\0": "ascii", b"JIS\0\0\0\0\0": "shift_jis"}
 
@@ -36,26 +27,16 @@ def read_tags(content: bytes, wanted: dict[int, int]) -> dict[int, bytes]:
         content: from the TIFF header on.
         wanted: most bytes to read of each tag.
     """
-    if content[:4] not in LAYOUTS:
-        return {}
-    order, offset_format, count_format = LAYOUTS[content[:4]]
-    inline_bytes = struct.calcsize(offset_format)
-    entry = struct.Struct(f"{order}HH{offset_format}{offset_format}")
     found: dict[int, bytes] = {}
-    with suppress(struct.error, OverflowError):  # a directory lies outside the block, or of any that could be
-        starts = [*struct.unpack_from(order + offset_format, content, inline_bytes)]
-        for start in filter(None, starts):  # the first, and EXIF's once that has named it; at 0 there is none
-            [entries] = struct.unpack_from(order + count_format, content, start)
-            first = start + struct.calcsize(count_format)
-            for at in range(first, first + entry.size * min(entries, _MAX_ENTRIES), entry.size):
-                tag, kind, values, offset = entry.unpack_from(content, at)
-                size = values * _VALUE_BYTES.get(kind, 0)
-                place = at + entry.size - inline_bytes if size <= inline_bytes else offset
-                if tag == EXIF_DIRECTORY and len(starts) == 1:
-                    value = content[place : place + min(size, inline_bytes)]
-                    starts.append(int.from_bytes(value, "little" if order == "<" else "big"))
-                elif tag in wanted and tag not in found:
-                    found[tag] = content[place : place + min(size, wanted[tag])]
+    directories: list[int | None] = [None]
+    for start in directories:  # the first, and EXIF's once that has named it
+        for entry in islice(tiff_entries(content, start), _MAX_ENTRIES):
+            tag, first, end, _ = entry
+            if tag == EXIF_DIRECTORY and len(directories) == 1:
+                if end - first <= 8 and (place := tiff_number(content, entry)):  # at 0 there is none
+                    directories.append(place)
+            elif tag in wanted and tag not in found:
+                found[tag] = content[first : min(end, first + wanted[tag])]
     return found
 
 

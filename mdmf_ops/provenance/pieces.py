@@ -10,8 +10,8 @@ from contextlib import suppress
 from itertools import islice, repeat
 
 from mdmf_ops.images.metadata import MAX_PIECES
-from mdmf_ops.images.pieces import jpeg_segments, png_chunks, riff_chunks
-from mdmf_ops.provenance.exif import EXIF_DIRECTORY, LAYOUTS, TIFF_STARTS
+from mdmf_ops.images.pieces import TIFF_LAYOUTS, jpeg_segments, png_chunks, riff_chunks
+from mdmf_ops.provenance.exif import EXIF_DIRECTORY
 
 _MAX_BOXES = 2000
 """Of one AVIF, those within others included: the library takes some 20 ms for them. Real ones have under 100."""
@@ -30,7 +30,7 @@ def in_few_pieces(content: bytes) -> bool:
         pieces = png_chunks(content)
     elif content.startswith(b"RIFF"):
         pieces = riff_chunks(content)
-    elif content.startswith(TIFF_STARTS):
+    elif content.startswith(tuple(TIFF_LAYOUTS)):
         pieces = _entries(content)
     else:
         pieces, most = _boxes(content), _MAX_BOXES
@@ -65,7 +65,7 @@ def _entries(content: bytes) -> Iterator[int]:
 
     A type says nothing here: the library takes every place of a directory to be in 32 bits, but one that stands alone.
     """
-    order, offset_format, count_format = LAYOUTS[content[:4]]
+    order, offset_format, count_format = TIFF_LAYOUTS[content[:4]]
     inline_bytes = struct.calcsize(offset_format)
     entry = struct.Struct(f"{order}HH{offset_format}{inline_bytes}s")
 
