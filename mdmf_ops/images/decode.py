@@ -20,24 +20,25 @@ from mdmf_ops.images.bmp import PlainBmp
 from mdmf_ops.images.canvas import PlainGif, PlainWebp
 from mdmf_ops.images.jpeg_pixels import PlainJpeg, decode_jpeg
 from mdmf_ops.images.metadata import check_metadata
-from mdmf_ops.images.pieces import EXIF_NAME, TIFF_LAYOUTS, boxes, tiff_entries, tiff_number, webp_size
+from mdmf_ops.images.pieces import EXIF_NAME, boxes, container_of, tiff_entries, tiff_number, webp_size
 from mdmf_ops.images.png import PlainPng
 from mdmf_ops.images.tiff import PlainTiff
 from mdmf_ops.images.truncation import is_cut, lacks_end, lacks_pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is read, through Pillow. Its other plugins, Ghostscript's among them, are never asked."""
+# Plugins are called by name, not through Image.open, which would warn of large images by limits of its own, and try one
+# plugin after the other.
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": PlainJpeg,  # of an MPO, a JPEG with more pictures after the first, it reads the first
+    "PNG": PlainPng,
+    "WEBP": PlainWebp,
+    "GIF": PlainGif,
+    "BMP": PlainBmp,
+    "TIFF": PlainTiff,
+    "AVIF": PlainAvif,
+}
 
-# Starts of files and the plugin that reads them. Plugins are called by name, not through Image.open, which would
-# warn of large images by limits of its own, and try one plugin after the other.
-_PLUGINS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (b"\xff\xd8\xff", PlainJpeg),  # of an MPO, a JPEG with more pictures after the first, it reads the first
-    (b"\x89PNG\r\n\x1a\n", PlainPng),
-    (b"GIF87a", PlainGif),
-    (b"GIF89a", PlainGif),
-    (b"BM", PlainBmp),
-    *((start, PlainTiff) for start in TIFF_LAYOUTS),
-)
+FORMATS = tuple(_PLUGINS)
+"""What is read, through Pillow. Its other plugins, Ghostscript's among them, are never asked."""
 
 # Starts of other files, for a message that helps.
 _OTHERS = (
@@ -244,18 +245,16 @@ def _image_errors(content: bytes = b"") -> Iterator[None]:
 
 def _find_plugin(content: bytes) -> type[ImageFile.ImageFile]:
     """The plugin that reads the content. Raises ImageError where none does."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return PlainWebp
-    if content[4:8] == b"ftyp":
+    container = container_of(content)
+    if container == "ISO":
         head = next(boxes(content))
         brands = content[head.start : head.end]
         if b"avif" in brands or b"avis" in brands:
             return PlainAvif
         what = f"HEIC or another ISO media file (brand {brands[:4].decode('latin-1')!r})"
+    elif container:
+        return _PLUGINS[container]
     else:
-        for magic, plugin in _PLUGINS:
-            if content.startswith(magic):
-                return plugin
         start = content[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
         unknown = f"no image that is read here: it starts with {content[:8].hex(' ')}"
         what = next((name for magic, name in _OTHERS if start.startswith(magic)), unknown)

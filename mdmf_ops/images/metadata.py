@@ -13,6 +13,7 @@ from mdmf_ops.images.pieces import (
     JPEG_END,
     JPEG_SCAN,
     boxes,
+    container_of,
     gif_blocks,
     jpeg_segments,
     png_chunks,
@@ -50,7 +51,8 @@ def check_metadata(content: bytes, max_bytes: int, max_scans: int) -> None:
 
 def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
     """Bytes of metadata in each piece of a file, and whether the piece begins a scan of a JPEG."""
-    if content.startswith(b"\xff\xd8"):
+    container = container_of(content)
+    if container == "JPEG":
         position, in_head = 2, True
         for segment in jpeg_segments(content):
             marker = segment.kind
@@ -64,20 +66,20 @@ def _sizes(content: bytes) -> Iterator[tuple[int, bool]]:
             position, in_head = segment.end, in_head and marker != JPEG_SCAN
         if in_head:
             yield from _strays(len(content) - position)
-    elif content.startswith(b"\x89PNG"):
+    elif container == "PNG":
         for kind, start, end in png_chunks(content):
             # Stray bytes may say any size.
             yield 0 if kind in _PNG_PIXELS else min(end, len(content)) - start, False
-    elif content.startswith(b"RIFF"):
+    elif container == "WEBP":
         for kind, start, end in riff_chunks(content):
             yield end - start if kind in (b"EXIF", b"XMP ", b"ICCP") else 0, False
-    elif content.startswith(b"GIF8"):
+    elif container == "GIF":
         for kind, start, end in gif_blocks(content):
             yield from ((end - start, False),) if kind else _strays(end - start)
-    elif content.startswith((b"II", b"MM")):
+    elif container == "TIFF":
         for entry in tiff_entries(content):
             yield max(entry.end - entry.start, _NUMBER_BYTES * entry.numbers), False
-    elif content[4:8] == b"ftyp":
+    elif container == "ISO":
         yield from ((0 if box.kind == b"mdat" else box.size_bytes, False) for box in boxes(content))
 
 

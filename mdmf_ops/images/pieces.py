@@ -25,6 +25,11 @@ TIFF_LAYOUTS = {
     b"MM\0+": (">", "Q", "Q"),
 }
 
+_STARTS = (
+    *((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"), (b"BM", "BMP")),
+    *((start, "TIFF") for start in TIFF_LAYOUTS),
+)
+
 # Bytes of a value of each type in a directory.
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _TEXT_OR_BYTES = (1, 2, 6, 7)
@@ -66,6 +71,16 @@ class Entry(NamedTuple):
     start: int
     end: int
     numbers: int
+
+
+def container_of(content: bytes) -> str | None:
+    """What a file is in pieces of, by its first bytes: JPEG, PNG, WEBP, GIF, BMP, TIFF, or ISO for the boxes of AVIFs,
+    HEICs and videos; None for anything else."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WEBP"
+    if content[4:8] == b"ftyp":
+        return "ISO"
+    return next((name for start, name in _STARTS if content.startswith(start)), None)
 
 
 def jpeg_segments(content: bytes) -> Iterator[Piece]:

@@ -12,7 +12,7 @@ import zlib
 from PIL.ImageFile import ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mdmf_ops.images.pieces import Piece, boxes, png_chunks, riff_chunks, tiff_entries
+from mdmf_ops.images.pieces import Piece, boxes, container_of, png_chunks, riff_chunks, tiff_entries
 
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND"
@@ -147,18 +147,19 @@ def _ends_in_zeros(content: bytes) -> bool:
 
 def is_cut(content: bytes) -> bool:
     """Whether a file that could not be decoded is shorter than it says itself, or lacks its end mark."""
+    container = container_of(content)
     try:
-        if content.startswith(b"\xff\xd8"):
+        if container == "JPEG":
             return _JPEG_END not in content
-        if content.startswith(b"\x89PNG"):
+        if container == "PNG":
             return _PNG_END not in content
-        if content.startswith(b"GIF8"):
+        if container == "GIF":
             return not content.endswith(b";")
-        if content.startswith(b"RIFF"):
+        if container == "WEBP":
             return len(content) < 8 + struct.unpack_from("<I", content, 4)[0]
         if content.startswith((b"II*", b"MM\0*")):
             return len(content) < _tiff_directory_end(content)
-        if content[4:8] == b"ftyp":
+        if container == "ISO":
             kinds, ends = zip(*((box.kind, box.end) for box in boxes(content)), strict=True)
             return len(content) < ends[-1] or b"mdat" not in kinds
     except struct.error:  # the length itself is cut off

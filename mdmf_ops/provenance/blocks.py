@@ -14,8 +14,8 @@ from mdmf_ops.images.pieces import (
     EXIF_NAME,
     JPEG_APP1,
     JPEG_SCAN,
-    TIFF_LAYOUTS,
     boxes,
+    container_of,
     jpeg_segments,
     png_chunks,
     riff_chunks,
@@ -62,16 +62,17 @@ class Blocks:
 def find_blocks(content: bytes) -> Blocks:
     """The metadata blocks of a file; of a damaged one, those before the damage. Of GIF and BMP none are read."""
     blocks = Blocks()
-    if content.startswith(b"\xff\xd8\xff"):
+    container = container_of(content)
+    if container == "JPEG":
         _from_jpeg(content, blocks)
-    elif content.startswith(b"\x89PNG\r\n\x1a\n"):
+    elif container == "PNG":
         _from_png(content, blocks)
-    elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+    elif container == "WEBP":
         _from_webp(content, blocks)
-    elif content.startswith(tuple(TIFF_LAYOUTS)):
+    elif container == "TIFF":
         tags = read_tags(content, {TIFF_XMP: _MAX_BLOCK_BYTES, TIFF_C2PA: _MAX_MANIFEST_BYTES})
         blocks.exif, blocks.xmp, blocks.c2pa = content, tags.get(TIFF_XMP), tags.get(TIFF_C2PA)
-    elif content[4:8] == b"ftyp":
+    elif container == "ISO":
         _from_avif(content, blocks)
     return blocks
 

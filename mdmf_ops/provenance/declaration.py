@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from mdmf_ops.images.pieces import container_of
 from mdmf_ops.provenance import exif, generators
 from mdmf_ops.provenance.blocks import Blocks, find_blocks
 from mdmf_ops.provenance.claim import Claim, make_claim, with_parents
@@ -19,7 +20,7 @@ _MAX_SOFTWARE_CHARS = 120
 _MAX_READ_US = (1 << 31) - 1
 """More than half an hour: what the row's column holds."""
 
-_FORMATS = {b"\xff\xd8": "jpeg", b"\x89PNG": "png", b"RIFF": "webp", b"II": "tiff", b"MM": "tiff"}
+_MEDIA_TYPES = {name: f"image/{name.lower()}" for name in ("JPEG", "PNG", "WEBP", "TIFF")} | {"ISO": "image/avif"}
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def _read(content: bytes, trust_anchors: str | None) -> Declaration:
 
 
 def _read_c2pa(content: bytes, store: bytes, trust_anchors: str | None) -> tuple[Signature, Claim]:
-    image_format = next((name for magic, name in _FORMATS.items() if content.startswith(magic)), "avif")
-    signature, manifests = check_signature(content, f"image/{image_format}", trust_anchors)
+    signature, manifests = check_signature(content, _MEDIA_TYPES[container_of(content)], trust_anchors)
     if not manifests:
         return signature, read_claim(store)
     # Of what is signed only the library's reading counts: another reader may be led to another manifest.

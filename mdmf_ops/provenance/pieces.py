@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import islice, repeat
 
 from mdmf_ops.images.metadata import MAX_PIECES
-from mdmf_ops.images.pieces import TIFF_LAYOUTS, jpeg_segments, png_chunks, riff_chunks
+from mdmf_ops.images.pieces import TIFF_LAYOUTS, container_of, jpeg_segments, png_chunks, riff_chunks
 from mdmf_ops.provenance.exif import EXIF_DIRECTORY
 
 _MAX_BOXES = 2000
@@ -23,14 +23,14 @@ _SUB_DIRECTORIES, _GPS_DIRECTORY = 0x014A, 0x8825
 
 def in_few_pieces(content: bytes) -> bool:
     """Whether a file is in so few pieces that the library has gone over them in a moment."""
-    most = MAX_PIECES
-    if content.startswith(b"\xff\xd8"):
+    container, most = container_of(content), MAX_PIECES
+    if container == "JPEG":
         pieces = jpeg_segments(content)
-    elif content.startswith(b"\x89PNG"):
+    elif container == "PNG":
         pieces = png_chunks(content)
-    elif content.startswith(b"RIFF"):
+    elif container == "WEBP":
         pieces = riff_chunks(content)
-    elif content.startswith(tuple(TIFF_LAYOUTS)):
+    elif container == "TIFF":
         pieces = _entries(content)
     else:
         pieces, most = _boxes(content), _MAX_BOXES

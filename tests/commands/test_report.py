@@ -180,7 +180,7 @@ def test_no_image_is_in_the_page_unless_it_is_asked_for(scanned, tmp_path, capsy
 
 
 def test_thumbnails_are_small_copies_of_the_very_images(scanned, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mdmf_ops.images.decode._PLUGINS", ())  # what a stranger sent is not opened in this process
+    monkeypatch.setattr("mdmf_ops.images.decode._PLUGINS", {})  # what a stranger sent is not opened in this process
     (scanned / "in" / "0.jpg").unlink()
     (scanned / "in" / "1.jpg").write_bytes(encode(photo(77, 300, 900)))
     _figures, data = report(capsys, scanned / "out", "--thumbnails", page=tmp_path / "r.html")
