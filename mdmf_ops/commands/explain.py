@@ -22,18 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.image import Image, ImageRef, split_member
 from mdmf_ops.beam.load import local_copy
 from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
-from mdmf_ops.beam.run import Run, dataset_root
+from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import find_rows
 from mdmf_ops.beam.score import make_row, score_image
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute, store_errors
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
-from mdmf_ops.commands.committed import only_run
+from mdmf_ops.commands.committed import committed_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Score
 from mdmf_ops.detector.calibration import verdict
@@ -107,7 +106,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         with progress_bar("reading and scoring"):
             explanation = _explain_row(arguments) if of_row else _explain_image(arguments)
         pictures = _save(explanation, arguments.save) if explanation.scored else {}
-    except (OSError, ValueError, AssetError, ManifestError) as error:
+    except (OSError, ValueError, AssetError) as error:
         raise UsageError(str(error)) from error
     except ImageError as error:
         complain(told(f"mdmf explain: {arguments.image}: {error}"))
@@ -143,10 +142,7 @@ def _comparable(detector: Detector, row: dict[str, Any]) -> np.ndarray:
 
 
 def _explain_row(arguments: argparse.Namespace) -> Explanation:
-    output = dataset_root(arguments.output)
-    manifests = read_manifests(output)
-    if arguments.run_id:
-        manifests = only_run(output, manifests, arguments.run_id)
+    output, manifests = committed_runs(arguments.output, arguments.run_id)
     rows = list(find_rows(output, [arguments.row_id], manifests, _WHERE_IT_LIES))
     if not rows:
         where = f"row of run {arguments.run_id}" if arguments.run_id else f"committed run of {output}"
@@ -155,8 +151,9 @@ def _explain_row(arguments: argparse.Namespace) -> Explanation:
     # One that failed says nothing of the verdict that another has.
     scored = [row for row in rows if row["status"] == "scored"]
     place, image = _readable(scored[:_MOST_COPIES]) if scored else (rows[0], None)
-    of_its_run = find_rows(output, [arguments.row_id], only_run(output, manifests, place["run_id"]))
-    row = next(row for row in of_its_run if row_key(row) == row_key(place))
+    of_its_run = [manifest for manifest in manifests if manifest["run_id"] == place["run_id"]]
+    whole = find_rows(output, [arguments.row_id], of_its_run)
+    row = next(row for row in whole if row_key(row) == row_key(place))
     pixels, calibration, reproduced, notes = None, None, "not_tried", []
     if len(rows) > 1:
         shown = f"{row['image_uri']} in run {row['run_id']}"

@@ -17,11 +17,10 @@ from typing import Any
 
 from rich.table import Table
 
-from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import latest_rows, latest_sql
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.committed import require_runs
+from mdmf_ops.commands.committed import add_output, committed_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.schema import VERDICTS
 
@@ -29,7 +28,7 @@ _SAID_IMAGES = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    add_output(parser)
     parser.add_argument("--verdict", choices=VERDICTS, help="only images of this verdict")
     parser.add_argument(
         "--limit", type=int, default=20, metavar="N", help="rows of the table, 0 for all (default: %(default)s)"
@@ -40,22 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
-    try:
-        output = dataset_root(arguments.output)
-        if arguments.sql:
-            print(latest_sql(output, arguments.verdict))
-            return EXIT_OK
-        manifests = read_manifests(output)
-        require_runs(output, manifests)
-        found = latest_rows(output, manifests=manifests)
-        rows = (row for row in found if arguments.verdict in (None, row["verdict"]))
-        if arguments.json:
-            for row in rows:
-                print(json.dumps(row | {"scanned_at": row["scanned_at"].isoformat()}))
-        else:
-            _show(rows, arguments.limit)
-    except (ValueError, ManifestError) as error:
-        raise UsageError(str(error)) from error
+    if arguments.sql:
+        try:
+            print(latest_sql(dataset_root(arguments.output), arguments.verdict))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        return EXIT_OK
+    output, manifests = committed_runs(arguments.output)
+    found = latest_rows(output, manifests=manifests)
+    rows = (row for row in found if arguments.verdict in (None, row["verdict"]))
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row | {"scanned_at": row["scanned_at"].isoformat()}))
+    else:
+        _show(rows, arguments.limit)
     return EXIT_OK
 
 

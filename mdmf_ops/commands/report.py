@@ -16,12 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mdmf_ops.beam.commit import ManifestError, read_manifests
 from mdmf_ops.beam.reread import reread
-from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import find_rows, latest_rows
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.committed import only_run, require_runs
+from mdmf_ops.commands.committed import add_output, committed_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
 from mdmf_ops.errors import ImageError
 from mdmf_ops.images.decode import Limits
@@ -38,7 +36,7 @@ _STEP_ROWS = 2000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    add_output(parser)
     parser.add_argument(
         "--page", type=Path, default=Path("report.html"), metavar="FILE", help="where to write (default: %(default)s)"
     )
@@ -76,7 +74,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
         report = _collect(arguments)
         page = make_page(report)
         _write(arguments.page, page)
-    except (ValueError, ManifestError) as error:
+    except ValueError as error:
         raise UsageError(str(error)) from error
     if arguments.json:
         print(json.dumps(summary(report) | {"page": str(arguments.page)}, indent=2))
@@ -86,11 +84,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> Report:
-    output = dataset_root(arguments.output)
-    manifests = read_manifests(output)
-    require_runs(output, manifests)
-    if arguments.run_id:
-        manifests = only_run(output, manifests, arguments.run_id)
+    output, manifests = committed_runs(arguments.output, arguments.run_id)
     tally = Tally(arguments.limit, arguments.gallery)
     rows = sum(file["rows"] for manifest in manifests for file in manifest["files"])
     with progress_bar("reading rows") as bar:

@@ -18,11 +18,9 @@ from typing import Any
 
 from rich.table import Table
 
-from mdmf_ops.beam.commit import ManifestError, read_manifests
-from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
-from mdmf_ops.commands.committed import only_run, require_runs
+from mdmf_ops.commands.committed import add_output, committed_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
 
@@ -31,7 +29,7 @@ _MAX_AGE_H = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "verify", "gc"], help="what to do")
-    parser.add_argument("output", metavar="OUTPUT", help="root folder of a dataset, local or gs://")
+    add_output(parser)
     parser.add_argument("--run_id", metavar="ID", help="list, verify: this run alone")
     parser.add_argument(
         "--older_than_h",
@@ -52,19 +50,14 @@ def _age_h(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
-    try:
-        output = dataset_root(arguments.output)
-        manifests = read_manifests(output)
-    except (ValueError, ManifestError) as error:
-        raise UsageError(str(error)) from error
-    if arguments.run_id is not None:
-        if arguments.action == "gc":
-            raise UsageError("--run_id: gc deletes what belongs to no run")
-        manifests = only_run(output, manifests, arguments.run_id)
+    if arguments.action == "gc" and arguments.run_id is not None:
+        raise UsageError("--run_id: gc deletes what belongs to no run")
+    # Of a misspelt name all runs would be whole.
+    may_lack = arguments.action != "verify"
+    output, manifests = committed_runs(arguments.output, arguments.run_id, may_lack=may_lack)
     if arguments.action == "list":
         return _list(manifests, arguments.json)
     if arguments.action == "verify":
-        require_runs(output, manifests)  # of a misspelt name all runs would be whole
         return _verify(output, manifests, arguments)
     return _collect(output, arguments)
 

@@ -131,6 +131,7 @@ def test_people_are_told_counts_warnings_and_where_the_page_is(tmp_path, capsys)
     [
         (["nowhere"], "no committed run there"),
         (["out", "--run_id", "noon"], "no such committed run; see mdmf runs list"),
+        (["out", "--run_id", ""], "no such committed run; see mdmf runs list"),  # of a shell's variable that is not set
         (["out", "--gallery", "0"], "--gallery 0: from 1 to 100"),
         (["out", "--limit", "1000000"], "--limit 1000000: from 1 to 50,000"),
         (["s3://out"], "local paths and gs://"),
