@@ -294,8 +294,8 @@ def _show(scan: Run, manifest: dict[str, Any]) -> None:
     screen.print(
         f"{'images':12} {manifest['inputs']:,}", f"skipped {manifest['skipped']:,}" * (manifest["skipped"] > 0)
     )
-    screen.print(f"{'parquet':12} {scan.output}", soft_wrap=True)
-    screen.print(f"{'manifest':12} {scan.manifest_path}", soft_wrap=True)
+    screen.print(f"{'parquet':12} {plain(scan.output)}", soft_wrap=True)
+    screen.print(f"{'manifest':12} {plain(scan.manifest_path)}", soft_wrap=True)
 
 
 def _listing(scan: Run, manifest: dict[str, Any]) -> Table:

@@ -41,8 +41,8 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
     if not screen.is_terminal:
         yield lambda _text: None
         return
-    with screen.status(text) as status:
-        yield lambda now: status.update(f"{text}: {now}")
+    with screen.status(plain(text)) as status:
+        yield lambda now: status.update(plain(f"{text}: {now}"))
 
 
 @contextmanager

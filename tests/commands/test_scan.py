@@ -100,6 +100,17 @@ def test_a_scan_whose_filters_leave_no_image_says_so(tmp_path, capsys):
         assert found.err.startswith(said) and bool(found.err) is bool(said)
 
 
+def test_an_output_whose_name_looks_like_markup_is_shown_as_it_is(tmp_path, capsys):
+    (tmp_path / "0.png").write_bytes(tiny(0))
+    output = tmp_path / "[red]" / "a[" / "b]"
+    command = ["scan", str(tmp_path / "0.png"), "--output", str(output), "--workers", "1", "--run_id", "r"]
+    assert cli.main(command) == cli.EXIT_OK
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{'parquet':12} {output}",
+        f"{'manifest':12} {output}/_runs/r.json",
+    ]
+
+
 @pytest.mark.parametrize("previous", ["scores", "current", "scores/"])
 def test_a_rerun_that_skips_what_is_unchanged_keeps_its_rows_whatever_its_output_is_called(
     tmp_path, monkeypatch, capsys, previous
