@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
+    if arguments.limit < 0:
+        raise UsageError(f"--limit {arguments.limit}: 0 for all, or how many rows to show")
     if arguments.sql:
         try:
             print(latest_sql(dataset_root(arguments.output), arguments.verdict))

@@ -187,6 +187,11 @@ def test_a_name_is_shown_as_it_is(tmp_path, capsys):
     assert name in capsys.readouterr().out
 
 
+def test_fewer_rows_than_none_cannot_be_shown(output, capsys):
+    assert status_of("latest", output, "--limit", -3) == 2
+    assert "--limit -3: 0 for all" in capsys.readouterr().err
+
+
 def test_what_only_reads_an_output_starts_without_beam_and_torch(output):
     script = f"""
 import sys
