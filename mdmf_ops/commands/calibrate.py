@@ -21,10 +21,8 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from mdmf_ops.cli import EXIT_OK
-from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
+from mdmf_ops.commands.labelled import add_image_arguments, computing, read_images
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.training.calibrate import calibrate
 from mdmf_ops.training.report import MODEL_CARD
@@ -41,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
-    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
-    with told_in_a_line(), progress_bar("scoring real images") as bar:
+    with computing(), progress_bar("scoring real images") as bar:
         assets = calibrate(arguments.assets, images, arguments.work, bar, arguments.held_out)
     calibration = assets.manifest["calibration"]
     if arguments.json:

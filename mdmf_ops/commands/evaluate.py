@@ -16,10 +16,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
+from mdmf_ops.commands.labelled import add_image_arguments, computing, read_images
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector import Detector
 from mdmf_ops.training.bench import Bench
@@ -70,8 +68,7 @@ def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     for kind, generated in (("generator", True), ("real source", False)):
         if arguments.leave_one_out and len(names := sources(images, generated)) == 1:
             raise UsageError(f"--leave_one_out: {names[0]} is the only {kind}: none is left without it")
-    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
-    with told_in_a_line():
+    with computing():
         arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured in vain
         detector = Detector.load(arguments.assets, device="cpu")
         detector.assets.table("calibration", "sources")  # a manifest without it is refused here, not by the report

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import torch
+
 import model_assets
 from mdmf_ops.cli import UsageError
 from mdmf_ops.training.data import LabelledImage, read_folders, read_index, read_pairs, sources
@@ -73,8 +75,9 @@ def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:
 
 
 @contextlib.contextmanager
-def told_in_a_line() -> Iterator[None]:
-    """Makes a `UsageError` of what training, calibration and evaluation raise for what they were given."""
+def computing() -> Iterator[None]:
+    """Has a verb compute on one thread, and makes a `UsageError` of what is raised for what it was given."""
+    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     try:
         yield
     except BrokenProcessPool as error:

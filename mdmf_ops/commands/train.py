@@ -17,11 +17,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
-
 import model_assets
 from mdmf_ops.cli import EXIT_OK, UsageError
-from mdmf_ops.commands.labelled import add_image_arguments, read_images, told_in_a_line
+from mdmf_ops.commands.labelled import add_image_arguments, computing, read_images
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_backbone
 from mdmf_ops.training.features import extract
@@ -63,13 +61,12 @@ def _require_no_calibration(folder: Path) -> None:
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:
     images = read_images(arguments)
-    torch.set_num_threads(1)  # the matrices are small, and two threads that contend for a core are far slower than one
     config = read_config(arguments.config)
     names = {image.source for image in images}
     if unknown := sorted(set(arguments.leave_out) - names):
         raise UsageError(f"--leave_out: no image is of {', '.join(unknown)}; sources are {', '.join(sorted(names))}")
     chosen = training_images(images, arguments.leave_out)
-    with told_in_a_line():
+    with computing():
         _require_no_calibration(arguments.output)
         arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is computed in vain
         assets = model_assets.read_assets(arguments.backbone_from or model_assets.embedded())
