@@ -180,22 +180,18 @@ def map_picture(explanation: Explanation) -> Image.Image:
     """The image and, beside it, its map over it; the map alone where the image cannot be had. Needs a scored row."""
     row, full = explanation.row, explanation.full
     scale = min(1.0, _HALF_PX / max(row["width_px"], row["height_px"]))
-    heat = overlay(row, full, explanation.image, _HALF_PX)
+    heat = overlay(row, full, explanation.image, scale)
     draw = ImageDraw.Draw(heat)
     for tile in tiles_of(row):
-        left, top, right, bottom = (
-            round(px * scale)
-            for px in (tile.left_px, tile.top_px, tile.left_px + tile.width_px, tile.top_px + tile.height_px)
-        )
-        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=_FRAME)
+        left, top, right, bottom = tile.box(scale)
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=_FRAME)
     for patch in explanation.strongest:
         left, top = patch.left_px * scale, patch.top_px * scale
         side = max(patch.side_px * scale - 1, 0)  # a patch of a wide panorama is less than a pixel
         draw.rectangle((left, top, left + side, top + side), outline=_PAPER, width=2)
-    halves = (
-        [heat] if explanation.image is None else [explanation.image.resize(heat.size, Image.Resampling.LANCZOS), heat]
-    )
-    return _with_foot(halves, row, full)
+    if explanation.image is None:
+        return _with_foot([heat], row, full)
+    return _with_foot([explanation.image.resize(heat.size, Image.Resampling.LANCZOS), heat], row, full)
 
 
 def _with_foot(halves: list[Image.Image], row: Mapping[str, Any], full: float) -> Image.Image:

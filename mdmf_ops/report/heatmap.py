@@ -59,6 +59,12 @@ class Tile:
         """Height of all its patches."""
         return self.evidence.shape[0] * self.patch_px
 
+    def box(self, scale: float) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom in a picture of the image at a scale, a pixel or more each way."""
+        right_px, bottom_px = self.left_px + self.width_px, self.top_px + self.height_px
+        left, top, right, bottom = (round(px * scale) for px in (self.left_px, self.top_px, right_px, bottom_px))
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
 
 def tiles_of(row: Mapping[str, Any]) -> list[Tile]:
     """The tiles of a scored row.
@@ -132,30 +138,27 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def overlay(row: Mapping[str, Any], full: float, image: Image.Image | None, max_side_px: int = 1600) -> Image.Image:
+def overlay(row: Mapping[str, Any], full: float, image: Image.Image | None, scale: float) -> Image.Image:
     """The map over the image, which is greyed and darkened so that the colours are the map's alone.
 
     Args:
         row: scored, with the columns of its map.
         full: as for `colour`.
         image: RGB, upright, of the row's size; None draws the map on a plain ground.
-        max_side_px: a larger picture is scaled down to this.
+        scale: of the picture to the image.
 
     Returns:
         RGB.
     """
-    size = (row["width_px"], row["height_px"])
-    scale = min(1.0, max_side_px / max(size))
-    shown = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+    shown = max(round(row["width_px"] * scale), 1), max(round(row["height_px"] * scale), 1)
     if image is None:
         ground = Image.new("RGB", shown, _GROUND)
     else:
         grey = ImageOps.grayscale(image.resize(shown, Image.Resampling.LANCZOS))
         ground = grey.point(lambda value: round(value * 0.75)).convert("RGB")
     for tile in tiles_of(row):
-        left, top = round(tile.left_px * scale), round(tile.top_px * scale)
-        right, bottom = round((tile.left_px + tile.width_px) * scale), round((tile.top_px + tile.height_px) * scale)
+        left, top, right, bottom = tile.box(scale)
         heat = Image.fromarray(colour(tile.evidence, full), "RGBA")
-        heat = heat.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.NEAREST)
+        heat = heat.resize((right - left, bottom - top), Image.Resampling.NEAREST)
         ground.paste(heat, (left, top), heat)
     return ground

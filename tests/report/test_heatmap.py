@@ -34,8 +34,8 @@ def hot(patch):
 )
 @pytest.mark.parametrize("image", [None, Image.fromarray(photo(1, 192, 256))], ids=["ground", "image"])
 def test_a_patch_is_drawn_at_its_true_place(patch, box, image):
-    plain = np.asarray(overlay(with_evidence(np.zeros(24)), 1, image)).astype(int)
-    drawn = np.asarray(overlay(hot(patch), 1, image)).astype(int)
+    plain = np.asarray(overlay(with_evidence(np.zeros(24)), 1, image, 1)).astype(int)
+    drawn = np.asarray(overlay(hot(patch), 1, image, 1)).astype(int)
     rows, cols = np.nonzero(np.abs(drawn - plain).sum(axis=2))
     assert (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1) == box
     assert len(rows) == 32 * 32
@@ -43,7 +43,7 @@ def test_a_patch_is_drawn_at_its_true_place(patch, box, image):
 
 def test_an_image_under_no_evidence_is_its_own_grey():
     image = Image.fromarray(photo(2, 192, 256))
-    drawn = np.asarray(overlay(with_evidence(np.full(24, -1)), 1, image)).astype(int)
+    drawn = np.asarray(overlay(with_evidence(np.full(24, -1)), 1, image, 1)).astype(int)
     assert (drawn.max(axis=2) == drawn.min(axis=2)).all()
     assert np.corrcoef(drawn[..., 0].ravel(), np.asarray(image.convert("L")).ravel())[0, 1] > 0.999
 
@@ -51,7 +51,7 @@ def test_an_image_under_no_evidence_is_its_own_grey():
 def test_a_huge_image_gives_a_small_picture_with_its_patches_in_place():
     tiles = [{"top_px": 0, "left_px": 19_200, "height_px": 96, "width_px": 128}]
     row = with_evidence(np.ones(12), width_px=20_000, height_px=10_000, tiles=tiles)
-    drawn = np.asarray(overlay(row, 1, None, max_side_px=1000)).astype(int)
+    drawn = np.asarray(overlay(row, 1, None, 1 / 20)).astype(int)
     assert drawn.shape == (500, 1000, 3)
     changed = np.abs(drawn - drawn[-1, 0]).sum(axis=2) > 0
     assert changed[:, 960:966].any() and not changed[:, :959].any() and not changed[6:].any()
