@@ -65,20 +65,18 @@ def check_anchors(anchors: str) -> None:
         raise ValueError("signatures are checked by the C2PA library: pip install 'mdmf-ops[c2pa]'")
 
 
+@lru_cache(maxsize=1)
 def _library(anchors: str | None) -> tuple[Any, Any] | None:
     """The library and its settings, loaded when the first manifest is met: it takes a quarter of a second and 20 MB."""
-    return _library_of(os.getpid(), anchors)
-
-
-@lru_cache(maxsize=1)
-def _library_of(_process_id: int, anchors: str | None) -> tuple[Any, Any] | None:
-    """The same for a process: in a fork the library takes its parent's settings for none."""
     try:
         import c2pa
     except (ImportError, OSError):  # OSError: its binary does not load on this system
         return None
     trust = {"trust": {"trust_anchors": anchors}} if anchors else {}
     return c2pa, c2pa.Context.from_dict(_SETTINGS | trust)
+
+
+os.register_at_fork(after_in_child=_library.cache_clear)  # of its parent's settings the library would say: none
 
 
 def check_signature(content: bytes, mime_type: str, anchors: str | None = None) -> Checked:
