@@ -1,8 +1,10 @@
 // Images with their maps, and the sheet that shows one of them whole.
 
-function picture(card, mapped) {
-  const frame = make("span", { class: `picture${mapped ? " mapped" : ""}`, role: "img",
-    "aria-label": `Map of evidence over ${split(card.uri)[1]}` });
+// The image's own shape, as large as its box allows.
+function picture(card) {
+  const ratio = card.width / card.height;
+  const frame = make("span", { class: "picture mapped", role: "img", "aria-label": `Map of evidence over ${split(card.uri)[1]}`,
+    style: { aspectRatio: ratio, width: `min(100cqw, ${100 * ratio}cqh)` } });
   if (card.thumbnail) frame.append(make("img", { class: "photo", src: card.thumbnail, alt: "" }));
   for (const tile of card.tiles) {
     const style = Object.fromEntries(["left", "top", "width", "height"].map((side) => [side, `${100 * tile[side]}%`]));
@@ -11,20 +13,7 @@ function picture(card, mapped) {
   return frame;
 }
 
-// The image's own shape, as large as its box allows.
-function fit(box, frame, card) {
-  frame.style.aspectRatio = `${card.width} / ${card.height}`;
-  const wide = card.width / card.height > box.clientWidth / Math.max(box.clientHeight, 1);
-  frame.style.width = wide ? "100%" : "auto";
-  frame.style.height = wide ? "auto" : "100%";
-}
-
-function boxed(card, mapped = true) {
-  const frame = picture(card, mapped);
-  const box = make("span", { class: "box" }, frame);
-  new ResizeObserver(() => fit(box, frame, card)).observe(box);
-  return box;
-}
+const boxed = (card) => make("span", { class: "box" }, picture(card));
 
 function cardButton(place, places) {
   const card = DATA.gallery.cards[place];
