@@ -43,6 +43,10 @@ function table(caption, columns, rows) {
   );
 }
 
+const cell = (...shown) => make("td", {}, ...shown);
+const number = (text) => make("td", { class: "n" }, text);
+const line = (head, ...cells) => make("tr", {}, make("th", { scope: "row" }, head), ...cells);
+
 // A table that may be wider than the page.
 const panel = (label, drawn) => make("div", { class: "panel", role: "region", "aria-label": label, tabindex: "0" }, drawn);
 

@@ -136,8 +136,7 @@ function cardBody(card) {
       make("div", {}, make("h3", {}, "Strongest patches"), make("p", { class: "quiet" },
         `Outlined in the picture. ${count(card.patches)} patches in all; the mean of their evidence is the score.`),
         table("", [["left, top", ""], ["side", "n"], ["evidence", "n"]], card.strongest.map((patch) =>
-          make("tr", {}, make("td", {}, `${patch.left_px}, ${patch.top_px} px`), make("td", { class: "n" }, `${patch.side_px} px`),
-            make("td", { class: "n" }, String(patch.evidence)))))),
+          make("tr", {}, cell(`${patch.left_px}, ${patch.top_px} px`), number(`${patch.side_px} px`), number(patch.evidence))))),
     ),
     ...reproduce(card.row_id, card.run_id),
   ];

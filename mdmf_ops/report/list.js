@@ -58,12 +58,12 @@ function listRow(row, at) {
   return make(
     "tr",
     {},
-    make("td", {}, make("button", { class: "plain open", type: "button", onclick: open }, name), make("span", { class: "folder" }, folder)),
-    make("td", {}, verdict(value("outcome", row)), value("error", row) ? ` ${words(value("error", row))}` : ""),
-    make("td", { class: "n" }, pValue(LIST.p[row])),
-    make("td", { class: "n" }, score(LIST.score[row])),
-    make("td", { class: "n" }, LIST.width[row] === null ? "" : `${LIST.width[row]} x ${LIST.height[row]}`),
-    make("td", {}, value("format", row) ?? ""),
+    cell(make("button", { class: "plain open", type: "button", onclick: open }, name), make("span", { class: "folder" }, folder)),
+    cell(verdict(value("outcome", row)), value("error", row) ? ` ${words(value("error", row))}` : ""),
+    number(pValue(LIST.p[row])),
+    number(score(LIST.score[row])),
+    number(LIST.width[row] === null ? "" : `${LIST.width[row]} x ${LIST.height[row]}`),
+    cell(value("format", row) ?? ""),
   );
 }
 

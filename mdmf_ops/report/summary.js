@@ -70,17 +70,17 @@ function stratumRow(stratum, shown, failures) {
   const [low, high] = stratum.interval;
   const name = make("button", { class: "plain", type: "button", title: "List these images",
     onclick: () => showOnly(stratum.kind, stratum.name) }, shown);
-  return make(
-    "tr",
-    { class: stratum.warned ? "warned" : null },
-    make("th", { scope: "row" }, name),
-    make("td", { class: "n" }, count(stratum.scored)),
-    make("td", { class: "n" }, count(stratum.flagged)),
-    make("td", { class: "n" }, judged ? percent(stratum.rate) : ""),
-    make("td", { class: "n" }, judged ? `${percent(low)} to ${percent(high)}` : ""),
+  const row = line(
+    name,
+    number(count(stratum.scored)),
+    number(count(stratum.flagged)),
+    number(judged ? percent(stratum.rate) : ""),
+    number(judged ? `${percent(low)} to ${percent(high)}` : ""),
     make("td", { class: "wide" }, judged ? interval(stratum) : ""),
-    failures ? make("td", { class: "n" }, stratum.failed ? count(stratum.failed) : "") : null,
+    ...(failures ? [number(stratum.failed ? count(stratum.failed) : "")] : []),
   );
+  row.classList.toggle("warned", stratum.warned);
+  return row;
 }
 
 function drawStrata() {
@@ -108,13 +108,11 @@ function drawStrata() {
 function drawErrors() {
   if (!DATA.errors.length) return put("errors-body", make("p", { class: "quiet" }, DATA.images ? "Every image was scored." : "There are no images."));
   const rows = DATA.errors.map((error) =>
-    make(
-      "tr",
-      {},
-      make("th", { scope: "row" }, make("button", { class: "plain", type: "button", onclick: () => showOnly("error", error.code) }, words(error.code))),
-      make("td", { class: "n" }, count(error.failed)),
-      make("td", { class: "n" }, percent(error.failed / DATA.images)),
-      make("td", {}, ...error.examples.map((example) =>
+    line(
+      make("button", { class: "plain", type: "button", onclick: () => showOnly("error", error.code) }, words(error.code)),
+      number(count(error.failed)),
+      number(percent(error.failed / DATA.images)),
+      cell(...error.examples.map((example) =>
         make("div", {}, make("code", {}, example.uri), make("span", { class: "quiet" }, ` ${example.message ?? ""}`)))),
     ),
   );
@@ -122,19 +120,14 @@ function drawErrors() {
 }
 
 function drawRuns() {
-  const n = (value) => make("td", { class: "n" }, value === null || value === undefined ? "" : count(value));
+  const n = (value) => number(value === null || value === undefined ? "" : count(value));
   const detectors = DATA.detectors.map((d) =>
-    make("tr", {}, make("th", { scope: "row" }, make("code", {}, d.detector_id)), make("td", { class: "n" }, String(d.alpha)),
-      n(d.likely_ai ?? 0), n(d.uncertain ?? 0), n(d.likely_real ?? 0), n(d.failed ?? 0)),
-  );
+    line(make("code", {}, d.detector_id), number(d.alpha), n(d.likely_ai ?? 0), n(d.uncertain ?? 0), n(d.likely_real ?? 0), n(d.failed ?? 0)));
   const runs = DATA.runs.map((run) =>
-    make("tr", {}, make("th", { scope: "row" }, run.run_id), make("td", {}, String(run.started_at).slice(0, 16).replace("T", " ")),
-      n(run.inputs), n(run.scored), n(run.failed), n(run.skipped), make("td", {}, make("code", {}, run.options))),
-  );
+    line(run.run_id, cell(String(run.started_at).slice(0, 16).replace("T", " ")), n(run.inputs), n(run.scored), n(run.failed), n(run.skipped),
+      cell(make("code", {}, run.options))));
   const declared = Object.entries(DATA.declared).map(([column, found]) =>
-    make("tr", {}, make("th", { scope: "row" }, words(column)),
-      make("td", {}, Object.entries(found).map(([value, images]) => `${value}: ${count(images)}`).join("; "))),
-  );
+    line(words(column), cell(Object.entries(found).map(([value, images]) => `${value}: ${count(images)}`).join("; "))));
   const more = DATA.runs_in_all - DATA.runs.length;
   put(
     "runs-body",
