@@ -13,11 +13,8 @@ import shtab
 
 from mdmf_ops.cli import EXIT_OK, VERBS, MissingExtraError, make_parser
 
-_PATHS = (
-    *("INPUT", "IMAGE", "SOURCE", "OUTPUT", "PREVIOUS_OUTPUT", "FILE", "FOLDER", "DIR", "CSV", "JSON"),
-    "NAME|HUB_ID|DIR|URI",
-)
-"""Metavars of arguments that may be local paths."""
+_PATHS = {"INPUT", "IMAGE", "OUTPUT", "PREVIOUS_OUTPUT", "FILE", "FOLDER", "DIR", "CSV", "JSON", "PEM"}
+"""Metavars of arguments that may be local paths; some are named with others, as DIR|POINTER is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +34,7 @@ def _mark_paths(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():
                 _mark_paths(child)
-        elif action.metavar in _PATHS:
+        elif _PATHS & {*(action.metavar or "").split("|")}:
             action.complete = shtab.FILE
 
 

@@ -265,10 +265,18 @@ def test_bash_completes_verbs_options_and_choices(script):
     assert completed(script, "mdmf", "assets", "f") == ["fetch"]
 
 
-@pytest.mark.parametrize("words", [["scan"], ["explain"], ["explain", "--save"], ["explain", "--output"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    ["scan", "scan --c2pa_trust", "explain", "explain --save", "explain --output", "stream --assets", "assets fetch"],
+)
 def test_bash_completes_files_where_an_argument_is_one(script, tmp_path, words):
     (tmp_path / "photos").mkdir()
-    assert completed(script, "mdmf", *words, f"{tmp_path}/pho") == [f"{tmp_path}/photos"]
+    assert completed(script, "mdmf", *words.split(), f"{tmp_path}/pho") == [f"{tmp_path}/photos"]
+
+
+def test_bash_completes_no_file_where_a_name_is_asked_for(script, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert completed(script, "mdmf", "train", "--leave_out", f"{tmp_path}/pho") == []
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
