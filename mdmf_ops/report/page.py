@@ -123,7 +123,7 @@ def make_page(report: Report) -> str:
     charts |= {f"Scores under {name}": chart for name, chart in report.tally.score_charts().items()}
     return Template(_asset("page.html")).substitute(
         policy=policy,
-        title=html.escape(f"Report of {report.output}"),
+        title=html.escape(one_line(f"Report of {report.output}", _MAX_URI_CHARS)),
         css=css,
         charts="".join(_figure(name, chart) for name, chart in charts.items()),
         data=_island(data),

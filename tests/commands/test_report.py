@@ -114,6 +114,13 @@ def test_a_page_goes_through_a_pipe_and_leaves_it_one(output, tmp_path):
             reader.kill()
 
 
+def test_an_output_whose_name_is_no_text_has_a_page_too(output, tmp_path, capsys):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    Path(output).rename(odd)
+    figures, _ = report(capsys, odd, page=tmp_path / "r.html")
+    assert figures["images"] == 4 and "/caf </title>" in (tmp_path / "r.html").read_text()
+
+
 def test_people_are_told_counts_warnings_and_where_the_page_is(tmp_path, capsys):
     rows = [scored_row(f"/in/\x1b[31m{i}/a", 0.001, seed=i) for i in range(25)]
     output = write_output(tmp_path / "out", rows)
