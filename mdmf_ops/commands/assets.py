@@ -29,8 +29,9 @@ HUB_IDS = {name: f"facebook/{name}" for name in BACKBONES if name.startswith("di
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the detectors that are here, and the extractors that can be fetched")
-    fetch = actions.add_parser("fetch", help="a DINOv2 checkpoint, as an extractor to train on")
+    taught = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    listing = actions.add_parser("list", help="the detectors here, and the extractors that can be fetched", **taught)
+    fetch = actions.add_parser("fetch", help="a DINOv2 checkpoint, as an extractor to train on", **taught)
     fetch.add_argument(
         "source", metavar="NAME|HUB_ID|DIR|URI", help=f"one of {', '.join(HUB_IDS)}; a hub id; a folder; gs://..."
     )
@@ -39,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument(
         "--tile_px", type=int, default=224, metavar="PX", help="longest side of a tile, a multiple of 14 (default: 224)"
     )
-    verify = actions.add_parser("verify", help="check every file and tensor of detectors and extractors")
-    verify.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    verify = actions.add_parser("verify", help="check every file and tensor of detectors and extractors", **taught)
+    verify.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of a detector or an extractor")
     for action in (listing, fetch, verify):
         action.add_argument("--json", action="store_true", help="print JSON and nothing else")
 

@@ -1,10 +1,11 @@
 """Show what the columns of a row are.
 
-mdmf schema                            the data dictionary, as docs/row.md
-mdmf schema --format json              the same for a program
-mdmf schema --format arrow             types as Parquet readers see them
-mdmf schema --format bigquery --table dataset.scores --output gs://bucket/scores > scores.sql
-    external tables over an output, views of complete and of newest rows, and a load
+    mdmf schema                            the data dictionary, as docs/row.md
+    mdmf schema --format json              the same for a program
+    mdmf schema --format arrow             types as Parquet readers see them
+    mdmf schema --format bigquery --table dataset.scores --output gs://bucket/scores > scores.sql
+
+For BigQuery: external tables over an output, views of complete and of newest rows, and a load.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What scripts and shells may count on: exit statuses, JSON, whole lines, quiet pipes, completion."""
 
+import argparse
 import datetime
 import json
 import subprocess
@@ -284,6 +285,18 @@ def test_other_shells_have_a_script_too(shell, capsys):
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(verb in script for verb in cli.VERBS) and "skip_unchanged" in script
+
+
+def test_every_help_teaches():
+    def check(parser, command):
+        assert f"\n    {command} " in parser.description, f"{command}: no example"
+        for action in parser._actions:
+            assert action.help or isinstance(action, argparse._SubParsersAction), f"{command}: {action.metavar}"
+            if isinstance(action, argparse._SubParsersAction):
+                for name, child in action.choices.items():
+                    check(child, command if command == "mdmf assets" else f"{command} {name}")
+
+    check(cli.make_parser(cli.VERBS)[0], "mdmf")
 
 
 @pytest.mark.parametrize("verb", ["scan", "explain"])
