@@ -95,7 +95,12 @@ def _from_jpeg(content: bytes, blocks: Blocks) -> None:
         parts.sort(key=lambda part: part[0])
         box = b"".join([parts[0][1], *(part[8:] for _, part in parts[1:])])
         if blocks.c2pa is None and _is_manifest_store(box):
-            blocks.c2pa = box if len(box) <= _MAX_MANIFEST_BYTES else b""
+            blocks.c2pa = _store(box, 0, len(box))
+
+
+def _store(content: bytes, start: int, end: int) -> bytes:
+    """A manifest store; nothing where it is too large to be read."""
+    return content[start:end] if end - start <= _MAX_MANIFEST_BYTES else b""
 
 
 def _is_manifest_store(box: bytes) -> bool:
@@ -106,7 +111,7 @@ def _from_png(content: bytes, blocks: Blocks) -> None:
     unpacked = 0
     for kind, start, end in islice(png_chunks(content), MAX_PIECES):
         if kind == b"caBX" and blocks.c2pa is None:
-            blocks.c2pa = content[start:end] if end - start <= _MAX_MANIFEST_BYTES else b""
+            blocks.c2pa = _store(content, start, end)
         elif end - start > _MAX_BLOCK_BYTES:
             continue
         elif kind == b"eXIf":
@@ -147,7 +152,7 @@ def _from_webp(content: bytes, blocks: Blocks) -> None:
         elif kind == b"XMP " and end - start <= _MAX_BLOCK_BYTES:
             blocks.xmp = blocks.xmp or content[start:end]
         elif kind == b"C2PA" and blocks.c2pa is None:
-            blocks.c2pa = content[start:end] if end - start <= _MAX_MANIFEST_BYTES else b""
+            blocks.c2pa = _store(content, start, end)
 
 
 def _from_avif(content: bytes, blocks: Blocks) -> None:
@@ -157,8 +162,7 @@ def _from_avif(content: bytes, blocks: Blocks) -> None:
             # Version and flags, a purpose, and eight bytes that say where a further box would be.
             purpose = start + 16 + 4
             if content.startswith(_C2PA_PURPOSE, purpose):
-                store = slice(purpose + len(_C2PA_PURPOSE) + 8, end)
-                blocks.c2pa = content[store] if end - start <= _MAX_MANIFEST_BYTES else b""
+                blocks.c2pa = _store(content, purpose + len(_C2PA_PURPOSE) + 8, end)
         elif kind == b"meta" and end - start <= _MAX_BLOCK_BYTES and not has_items:
             has_items = True  # of several the first: a few bytes of one may tell of thousands of extents
             exif, blocks.xmp = read_items(content, content[start:end], _MAX_BLOCK_BYTES)
