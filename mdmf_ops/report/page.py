@@ -186,7 +186,7 @@ def _sections(tally: Tally) -> list[tuple[str, str, list[Row]]]:
     strongest = tally.sections["strongest"].rows()
     if len(strongest) == sum(tally.outcomes[verdict] for verdict in VERDICTS):
         return [("Every image", "Smallest p-value first.", strongest)]
-    return [(name.capitalize(), about, tally.sections[name].rows()) for name, about in SECTIONS.items()]
+    return [(name.capitalize(), about, tally.sections[name].rows()) for name, (_key, about) in SECTIONS.items()]
 
 
 def _card(row: Row, tiles: list[Tile], full: float, thumbnail: str) -> dict[str, Any]:

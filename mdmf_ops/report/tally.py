@@ -29,13 +29,6 @@ LIST_COLUMNS = (
 )
 """What is read of every row."""
 
-SECTIONS = {
-    "strongest": "The smallest p-values, and of equal ones the higher score.",
-    "uncertain": "p-values nearest to alpha, on either side of it: where the verdict hangs on least.",
-    "random": "Any scored image: what an ordinary one looks like.",
-}
-"""Of the gallery, with what is in each."""
-
 _BARS = 20
 _SCORE_BARS = 40
 _EXAMPLES = 3
@@ -82,6 +75,14 @@ def _by_chance(row: Row) -> tuple:
     return (hashlib.sha256(f"{row['image_uri']}\n{row['row_id']}".encode()).digest(),)
 
 
+SECTIONS = {
+    "strongest": (_by_strength, "The smallest p-values, and of equal ones the higher score."),
+    "uncertain": (_by_doubt, "p-values nearest to alpha, on either side of it: where the verdict hangs on least."),
+    "random": (_by_chance, "Any scored image: what an ordinary one looks like."),
+}
+"""Of the gallery: by which key the first rows are in each, and what those are."""
+
+
 class Tally:
     """What is known after the rows that were added.
 
@@ -103,8 +104,7 @@ class Tally:
         self.examples: defaultdict[str, list[Row]] = defaultdict(list)
         self.declared: dict[str, Counter[str]] = {name: Counter() for name in DECLARED}
         self.list = Smallest(list_rows, _by_strength)
-        keys = {"strongest": _by_strength, "uncertain": _by_doubt, "random": _by_chance}
-        self.sections = {name: Smallest(gallery_rows, keys[name]) for name in SECTIONS}
+        self.sections = {name: Smallest(gallery_rows, key) for name, (key, _about) in SECTIONS.items()}
         self._p_values = {verdict: [0] * _BARS for verdict in VERDICTS}
         self._scores: defaultdict[str, dict[str, array]] = defaultdict(lambda: {name: array("f") for name in VERDICTS})
 
