@@ -1,4 +1,7 @@
-"""The command as a person runs it: in its own process, on every core."""
+"""The command as a person runs it: in its own process, on every core.
+
+What it says before anything runs, it says in this process: to start one takes longer than all the rest.
+"""
 
 import json
 import os
@@ -16,11 +19,24 @@ from conftest import ROOT, tiny, write_images
 from mdmf_ops import cli
 
 
-def mdmf(*arguments, cwd=None, **environment):
+def mdmf(*arguments):
     """Runs the command and returns the finished process."""
     command = [sys.executable, "-m", "mdmf_ops", *map(str, arguments)]
-    environment = os.environ | environment
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs the command in this process: `said(*arguments)` gives its status, and what it printed to both streams."""
+
+    def run(*arguments):
+        try:
+            status = cli.main(list(map(str, arguments)))
+        except SystemExit as ended:  # argparse's own
+            status = ended.code
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +57,21 @@ def test_scan_writes_one_row_for_each_image(images, tmp_path, workers):
     assert done.stderr == ""
 
 
-def test_scan_shows_each_image_of_a_small_run_and_where_the_parquet_is(images, tmp_path):
-    done = mdmf("scan", "day0", "broken", "--output", tmp_path / "out", "--workers", 1, cwd=images)
-    assert done.returncode == 0, done.stderr
-    assert "day0/image00000.jpeg" in done.stdout
-    assert "failed: " in done.stdout
-    assert re.search(r"^device +(cpu|cuda .+) 8$", done.stdout, re.MULTILINE)
-    assert re.search(r"^precision +float32 8$", done.stdout, re.MULTILINE)
-    assert str(tmp_path / "out") in done.stdout
+def test_scan_shows_each_image_of_a_small_run_and_where_the_parquet_is(images, tmp_path, monkeypatch, said):
+    monkeypatch.chdir(images)
+    status, out, errors = said("scan", "day0", "broken", "--output", tmp_path / "out", "--workers", 1)
+    assert status == 0, errors
+    assert "day0/image00000.jpeg" in out
+    assert "failed: " in out
+    assert re.search(r"^device +(cpu|cuda .+) 8$", out, re.MULTILINE)
+    assert re.search(r"^precision +float32 8$", out, re.MULTILINE)
+    assert str(tmp_path / "out") in out
 
 
-def test_dry_run_reads_and_writes_nothing(images, tmp_path):
-    done = mdmf("scan", images, "--output", tmp_path / "out", "--dry_run", "--json")
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+def test_dry_run_reads_and_writes_nothing(images, tmp_path, said):
+    status, out, errors = said("scan", images, "--output", tmp_path / "out", "--dry_run", "--json")
+    assert status == 0, errors
+    plan = json.loads(out)
     assert plan["images"] == 27
     assert plan["bytes"] == sum(path.stat().st_size for path in images.rglob("*") if path.is_file())
     assert not (tmp_path / "out").exists()
@@ -204,11 +221,12 @@ def test_too_many_failures_fail_the_run_in_one_line(images, tmp_path):
         ([".", "--output", "out", "--skip_unchanged", "file:///scores"], "file:///scores: the folder of a dataset"),
     ],
 )
-def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, message):
-    done = mdmf("scan", *arguments, cwd=images)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_command_that_cannot_be_carried_out_says_why(images, monkeypatch, said, arguments, message):
+    monkeypatch.chdir(images)
+    status, out, errors = said("scan", *arguments)
+    assert (status, out) == (2, "")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
     assert not (images / "out").exists()
 
 
@@ -219,12 +237,13 @@ def test_a_command_that_cannot_be_carried_out_says_why(images, arguments, messag
         *(["train"], ["calibrate"], ["evaluate"]),
     ],
 )
-def test_help_teaches(verb):
-    done = mdmf(*verb, "--help", COLUMNS="80")
-    assert done.returncode == 0, done.stderr
-    assert "evidence, not an action" in done.stdout
+def test_help_teaches(verb, monkeypatch, said):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, errors = said(*verb, "--help")
+    assert (status, errors) == (0, "")
+    assert "evidence, not an action" in out
     if not verb:
-        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -333,9 +352,9 @@ def test_a_status_does_not_hang_on_whether_its_reason_is_read(images, tmp_path, 
     assert done.returncode == status
 
 
-def test_unknown_verb_and_flag_are_refused():
+def test_unknown_verb_and_flag_are_refused(said):
     assert mdmf("scam").returncode == 2
-    assert mdmf("evaluate", "--colour", "red").returncode == 2
+    assert said("evaluate", "--colour", "red")[0] == 2
 
 
 @pytest.mark.parametrize(
