@@ -30,7 +30,7 @@ DEADLINE_S = 600
 def sources(tmp_path_factory):
     """Half of the images in a folder, half in a bucket."""
     folder = tmp_path_factory.mktemp("images")
-    with emulators.gcp_storage_emulator() as url, emulators.environment(url):
+    with emulators.fake_gcs_server() as url, emulators.environment(url):
         bucket = Bucket("killed")
         for i in range(IMAGES):
             if i % 2:

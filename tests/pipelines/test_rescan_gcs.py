@@ -49,7 +49,7 @@ def read_all(output):
 
 @pytest.fixture(scope="module")
 def proxy():
-    with emulators.gcp_storage_emulator() as url, CountingProxy(url) as proxy, emulators.environment(proxy.url):
+    with emulators.fake_gcs_server() as url, CountingProxy(url) as proxy, emulators.environment(proxy.url):
         yield proxy
 
 
