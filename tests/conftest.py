@@ -137,6 +137,25 @@ def refusal(tmp_path, monkeypatch, capsys):
     return told
 
 
+@pytest.fixture(scope="session")
+def pubsub_service():
+    """Address of a Pub/Sub emulator that serves all tests: it takes seconds to start. Their topics have other names."""
+    from pubsub import PubSubEmulator
+
+    emulator = PubSubEmulator()
+    yield emulator.address
+    emulator.end()
+
+
+@pytest.fixture(scope="module")
+def emulator(pubsub_service):
+    """Address at which a module's tests and their processes find Pub/Sub."""
+    from pubsub import pointed_at
+
+    with pointed_at(pubsub_service):
+        yield pubsub_service
+
+
 _FIRST = ("test_verbs.py", "test_stream_faults.py", "test_stream.py", "test_killed.py", "test_scan_faults.py")
 
 

@@ -4,7 +4,7 @@ import socket
 import time
 
 import pytest
-from pubsub import PROJECT, Topic, pubsub_emulator
+from pubsub import PROJECT, Topic, pointed_at
 
 from mdmf_ops import cli
 from mdmf_ops.commands import stream
@@ -48,8 +48,8 @@ def test_what_an_option_cannot_be_is_refused(capsys):
         assert f"--{flag}: {wrong} is not a number of seconds from 0 to 1e9" in capsys.readouterr().err
 
 
-def test_topics_and_subscriptions_that_are_not_there_are_named(capsys, tmp_path):
-    with pubsub_emulator():
+def test_topics_and_subscriptions_that_are_not_there_are_named(pubsub_service, capsys, tmp_path):
+    with pointed_at(pubsub_service):
         there = Topic("there")
         flags = ["--output", str(tmp_path / "out"), "--device", "cpu"]
         assert SUBSCRIPTION in refused(capsys, *flags, "--subscription", SUBSCRIPTION)

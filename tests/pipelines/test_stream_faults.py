@@ -20,14 +20,6 @@ from mdmf_ops.beam.stream.drift import DRIFT_SCHEMA
 IMAGES = [encode(photo(i, 64, 64)) for i in range(20)]
 
 
-@pytest.fixture(scope="module")
-def emulator():
-    emulator = PubSubEmulator()
-    with pointed_at(emulator.address):
-        yield emulator
-    emulator.end()
-
-
 def items(rows: list[dict]) -> list[str]:
     """The caller's names of the images that have rows, in order."""
     return sorted(row["attributes"]["item"] for row in rows)

@@ -19,17 +19,11 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import WindowedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 from faults import TcpProxy
-from pubsub import Topic, pubsub_emulator, wait_for
+from pubsub import Topic, wait_for
 
 from mdmf_ops.beam.stream import local, subscription
 from mdmf_ops.beam.stream.local import WATERMARK_LAG_S, _KeptParDoEvaluator
 from mdmf_ops.beam.stream.windows import Windows
-
-
-@pytest.fixture(scope="module")
-def emulator():
-    with pubsub_emulator() as address:
-        yield address
 
 
 class _Note(beam.DoFn):

@@ -9,17 +9,11 @@ import pytest
 from faults import TcpProxy
 from google.api_core.exceptions import Aborted, InvalidArgument, NotFound, ServiceUnavailable
 from google.cloud import pubsub_v1
-from pubsub import PROJECT, Topic, pubsub_emulator, wait_for
+from pubsub import PROJECT, Topic, wait_for
 
 from mdmf_ops.beam.stream import alive
 from mdmf_ops.beam.stream import subscription as subscription_module
 from mdmf_ops.beam.stream.subscription import _Subscription
-
-
-@pytest.fixture(scope="module")
-def emulator():
-    with pubsub_emulator() as address:
-        yield address
 
 
 def take(subscription: _Subscription, count: int) -> list:
