@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,18 +63,15 @@ def rewrite(checkpoint, change):
     safetensors.torch.save_file(tensors, checkpoint / "model.safetensors")
 
 
-@pytest.fixture
-def hub_files(mlp_checkpoint):
-    """What the hub has of `some/one`, by path."""
-    names = ("config.json", "model.safetensors")
-    return {f"/some/one/resolve/{COMMIT}/{name}": (mlp_checkpoint / name).read_bytes() for name in names}
-
-
 @contextlib.contextmanager
-def hub(files: dict[str, bytes], sha256: str | None = None):
+def hub(files: dict[str, bytes], digests: dict[str, str]):
     """A stand-in for the model hub on this machine, since the hub itself cannot be reached from every machine.
 
-    Yields its address and the list of paths that it was asked for. Says `sha256` of every file, else the true one.
+    Yields its address and the list of paths that it was asked for.
+
+    Args:
+        files: by path.
+        digests: the SHA-256 that it says of a path; else it says the true one.
     """
     asked = []
 
@@ -84,7 +82,7 @@ def hub(files: dict[str, bytes], sha256: str | None = None):
             self.send_response(404 if content is None else 200)
             if content is not None:
                 self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{sha256 or hashlib.sha256(content).hexdigest()}"')
+                self.send_header("ETag", f'"{digests.get(self.path) or hashlib.sha256(content).hexdigest()}"')
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
 
@@ -101,15 +99,29 @@ def hub(files: dict[str, bytes], sha256: str | None = None):
         server.shutdown()
 
 
-def fetch_from_hub(tmp_path, endpoint: str, *arguments, **environment):
-    """Runs the command in its own process: the hub's client reads its address when it is imported."""
-    return subprocess.run(
-        [sys.executable, "-m", "mdmf_ops", "assets", "fetch", *arguments, "--output", str(tmp_path / "out")],
+FETCH = """
+import sys
+from mdmf_ops.cli import main
+output, commit, *ids = sys.argv[1:]
+for hub_id in ids:
+    print("status", main(["assets", "fetch", hub_id, "--revision", commit, "--output", f"{output}/{hub_id}"]))
+"""
+
+
+def fetch_from_hub(tmp_path, endpoint: str, *ids: str, **environment) -> tuple[list[int], list[str]]:
+    """Runs the commands in a process of their own: the hub's client reads its address when it is imported.
+
+    Returns their statuses and their lines on stderr; their outputs are in the folder `out`, by the ids.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH, str(tmp_path / "out"), COMMIT, *ids],
         capture_output=True,
         text=True,
         timeout=180,
         env=os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache")} | environment,
     )
+    assert done.returncode == 0, done.stderr
+    return [int(status) for status in re.findall(r"^status (\d)$", done.stdout, re.M)], done.stderr.splitlines()
 
 
 @torch.inference_mode()
@@ -272,37 +284,26 @@ def test_what_cannot_be_fetched_is_told_in_a_line(tmp_path, capsys, source, revi
 
 def test_a_hub_that_cannot_be_reached_is_told_in_a_line(tmp_path):
     # Offline by choice: the client's own retries of an address where nobody answers take half a minute.
-    done = fetch_from_hub(tmp_path, "http://127.0.0.1:9", "dinov2-small", "--revision", COMMIT, HF_HUB_OFFLINE="1")
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
+    statuses, [line] = fetch_from_hub(tmp_path, "http://127.0.0.1:9", "dinov2-small", HF_HUB_OFFLINE="1")
+    assert statuses == [2]
     assert f"facebook/dinov2-small: cannot be fetched from the hub at {COMMIT}: " in line
     assert not (tmp_path / "out").exists()
 
 
-def test_the_hub_is_asked_for_two_files_at_the_pinned_commit(mlp_checkpoint, hub_files, tmp_path):
-    with hub(hub_files) as (endpoint, asked):
-        done = fetch_from_hub(tmp_path, endpoint, "some/one", "--revision", COMMIT)
-    assert done.returncode == 0, done.stderr
-    assert {path for path in asked if not path.startswith("/api/")} == set(hub_files)
-    source = read_assets(tmp_path / "out").manifest["backbone"]["source"]
-    digest = hashlib.sha256((mlp_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+def test_the_hub_is_asked_for_two_files_at_the_pinned_commit_and_what_is_amiss_there_is_told(mlp_checkpoint, tmp_path):
+    """The weights of some/two are not what the hub says, and it has no some/three."""
+    contents = {name: (mlp_checkpoint / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    files = {f"/some/{i}/resolve/{COMMIT}/{name}": contents[name] for i in ("one", "two") for name in contents}
+    with hub(files, {path: "ab" * 32 for path in files if path.startswith("/some/two/")}) as (endpoint, asked):
+        statuses, errors = fetch_from_hub(tmp_path, endpoint, "some/one", "some/two", "some/three")
+    assert statuses == [0, 2, 2], errors
+    assert {path for path in asked if not path.startswith(("/api/", "/some/three/"))} == set(files)
+    source = read_assets(tmp_path / "out/some/one").manifest["backbone"]["source"]
+    digest = hashlib.sha256(contents["model.safetensors"]).hexdigest()
     assert source == {"uri": "some/one", "revision": COMMIT, "weights_sha256": digest}
-
-
-def test_weights_that_are_not_what_the_hub_says_are_refused(hub_files, tmp_path):
-    with hub(hub_files, "ab" * 32) as (endpoint, _):
-        done = fetch_from_hub(tmp_path, endpoint, "some/one", "--revision", COMMIT)
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
-    assert f"model.safetensors: expected SHA-256 {'ab' * 32}, found" in line
-
-
-def test_a_missing_file_on_the_hub_is_told_in_a_line(tmp_path):
-    with hub({}) as (endpoint, _):
-        done = fetch_from_hub(tmp_path, endpoint, "some/one", "--revision", COMMIT)
-    assert done.returncode == 2
-    [line] = done.stderr.splitlines()
-    assert "some/one: cannot be fetched from the hub" in line
+    [other_weights, nothing_there] = errors
+    assert f"model.safetensors: expected SHA-256 {'ab' * 32}, found" in other_weights
+    assert "some/three: cannot be fetched from the hub" in nothing_there
 
 
 @pytest.fixture

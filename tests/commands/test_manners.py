@@ -223,19 +223,26 @@ def test_a_table_that_nobody_reads_leaves_the_status_as_it_is(output, tmp_path, 
     assert verb != "scan" or (tmp_path / "scores/_runs/r.json").exists()
 
 
-@pytest.mark.parametrize("form", ["", "--json"])
-def test_the_status_of_damage_does_not_hang_on_how_much_of_it_is_read(tmp_path, form):
-    # More runs than a pipe's buffer holds, and the damaged one is the last of them.
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """An output of more runs than a pipe's buffer holds, the last of which is damaged; and the name of that one."""
+    folder = tmp_path_factory.mktemp("damaged")
     for i in range(300):
-        run = Run(str(tmp_path), f"r{i:03}-{'x' * 60}", "2026-01-02", f"2026-01-02T00:{i // 60:02}:{i % 60:02}+00:00")
+        run = Run(str(folder), f"r{i:03}-{'x' * 60}", "2026-01-02", f"2026-01-02T00:{i // 60:02}:{i % 60:02}+00:00")
         file = write_shard(run, 0, 1, [make_row("/a") | {"run_id": run.run_id}])
         commit(run, 1, [file], CommitOptions())
-    (tmp_path / file["path"]).write_bytes(b"x")
-    command = f"set -o pipefail; {sys.executable} -m mdmf_ops runs verify {tmp_path} {form}"
+    (folder / file["path"]).write_bytes(b"x")
+    return folder, run.run_id
+
+
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_the_status_of_damage_does_not_hang_on_how_much_of_it_is_read(damaged, form):
+    folder, run_id = damaged
+    command = f"set -o pipefail; {sys.executable} -m mdmf_ops runs verify {folder} {form}"
     for reader in ("| true", "> /dev/full"):
         done = subprocess.run(["bash", "-c", f"{command} {reader}"], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert form or done.stderr.startswith(f"{run.run_id}: damaged\n")
+        assert form or done.stderr.startswith(f"{run_id}: damaged\n")
 
 
 def completed(script, *words):
