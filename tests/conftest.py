@@ -156,12 +156,15 @@ def emulator(pubsub_service):
         yield pubsub_service
 
 
-_FIRST = ("test_verbs.py", "test_stream_faults.py", "test_stream.py", "test_killed.py", "test_scan_faults.py")
+_FIRST = (
+    *("test_verbs.py", "test_stream_faults.py", "test_stream.py", "test_subscription.py", "test_local.py"),
+    *("test_killed.py", "test_scan_faults.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes first. Of two workers the one that is done takes tests off the other's end: there long
-    ones would be waited for, and what a module makes once would be made twice.
+    """What takes minutes comes first. A worker that is done takes tests off another's end: there long ones would be
+    waited for, and what a module makes once would be made twice.
     """
     items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
 
