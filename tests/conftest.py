@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -175,3 +176,10 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def plain_logging():
+    """What is logged is heard, whatever commands ran in this process before: each sets levels, as its own process may."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("mdmf_ops").setLevel(logging.NOTSET)
