@@ -70,8 +70,9 @@ class TilePlan:
 def plan_tiles(height_px: int, width_px: int, geometry: TileGeometry) -> TilePlan:
     """Plans the tiles of an image.
 
-    An image of up to `max_tiles` is covered but for a margin of less than a patch a tile; a larger one is
-    sampled by at most that many, spread evenly from edge to edge.
+    An image of up to `max_tiles` is covered but for a margin of less than a patch a tile. Of a larger one that many
+    equal parts are looked at, each in its middle: what is shown lies there and not in the corners, and a border around
+    it, of whatever else, hides nothing.
 
     Args:
         height_px, width_px: size of the image, each at least 64 (`Limits.min_side_px`).
@@ -93,14 +94,13 @@ def plan_tiles(height_px: int, width_px: int, geometry: TileGeometry) -> TilePla
 
 
 def _spread(side_px: int, count: int, geometry: TileGeometry) -> tuple[int, list[int]]:
-    """Tile side and first pixels of `count` tiles spread over one side of an image."""
+    """Tile side and first pixels of the tiles in the middle of `count` equal parts of one side of an image."""
     tile_px = min(geometry.max_tile_px, side_px // count // geometry.patch_px * geometry.patch_px)
-    last = side_px - tile_px
     # On the grid of JPEG blocks, where traces of coding sit; a tile that blocks do not fill keeps to the coarsest
     # grid on which tiles do not overlap.
     grid_px = math.gcd(tile_px, _JPEG_BLOCK_PX)
-    starts = [i * last // max(count - 1, 1) // grid_px * grid_px for i in range(count)]
-    return tile_px, starts
+    middles = [(2 * i + 1) * side_px // (2 * count) for i in range(count)]
+    return tile_px, [(middle - tile_px // 2) // grid_px * grid_px for middle in middles]
 
 
 @dataclass(frozen=True)

@@ -57,16 +57,27 @@ def test_an_image_within_the_cap_is_covered_but_for_a_patch_a_tile(tall, wide, g
     assert seen.max() == 1, "tiles of a covered image do not overlap"
 
 
-@pytest.mark.parametrize("height", [3000, 8000])
-@pytest.mark.parametrize("geometry", [MICRO, TileGeometry(14, 224)], ids=str)
-def test_a_large_image_is_sampled_from_edge_to_edge(height, geometry):
-    plan = plan_tiles(height, 4000, geometry)
-    assert len(plan.origins) == geometry.max_tiles
-    tops = {top for top, _ in plan.origins}
-    lefts = {left for _, left in plan.origins}
-    assert min(tops) == min(lefts) == 0
-    assert max(tops) > height - geometry.max_tile_px - 8
-    assert max(lefts) > 4000 - geometry.max_tile_px - 8
+@given(sides, sides, geometries)
+@example(3000, 4000, MICRO)
+@example(1025, 1025, MICRO)
+@example(400, 640, MICRO)
+def test_each_tile_lies_in_the_middle_of_its_part(height, width, geometry):
+    """A generated picture in a frame, or pasted into a margin of photographs, is not out of sight."""
+    plan = plan_tiles(height, width, geometry)
+    rows, cols = (len({origin[axis] for origin in plan.origins}) for axis in (0, 1))
+    for i, (top, left) in enumerate(plan.origins):
+        row, col = divmod(i, cols)
+        for start, tile_px, side, part, parts in (
+            (top, plan.height_px, height, row, rows),
+            (left, plan.width_px, width, col, cols),
+        ):
+            off_px = (part + 0.5) * side / parts - (start + tile_px / 2)
+            assert -1 <= off_px < 9, "in the middle, but for a JPEG block"
+
+
+def test_a_photograph_of_twelve_megapixels_is_looked_at_in_the_middles_of_its_quarters():
+    plan = plan_tiles(3000, 4000, MICRO)
+    assert plan == TilePlan(32, 512, 512, ((488, 744), (488, 2744), (1992, 744), (1992, 2744)))
 
 
 def test_tiles_that_jpeg_blocks_do_not_fill_touch_and_do_not_overlap():
