@@ -34,8 +34,8 @@ SCORED_BY_OTHERS = "detectors that never saw the image's source"
 STRATA_MIN_PATCHES = (0, 64, 256)
 """Where strata begin: with patches of 32 px, the latter two are squares of 256 and of 512 px."""
 
-MIN_STRATUM_SCORES = 500
-"""A stratum of fewer scores is joined to a neighbour."""
+MIN_STRATUM_SCORES = 1000
+"""A stratum of fewer scores is joined to a neighbour: of a part of the sources' images less can be told than of all."""
 
 SOURCE_QUANTILES = (100, 1000)
 """Fewest and most of each source's scores in a stratum: they stand for the source, whether it has fifty images or
