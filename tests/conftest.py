@@ -180,6 +180,6 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def plain_logging():
-    """What is logged is heard, whatever commands ran in this process before: each sets levels, as its own process may."""
+    """What is logged is heard, whatever ran in this process before: a command sets levels, as its own process may."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("mdmf_ops").setLevel(logging.NOTSET)
