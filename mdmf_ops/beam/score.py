@@ -116,11 +116,6 @@ class DetectorHandler(ModelHandler[Image, Row, Scorer]):
         return NAMESPACE
 
 
-def score_image(image: Image, detector: Scorer) -> Score | ImageError:
-    """What the detector says of an image, or why it cannot."""
-    return image.error or detector.score([image.content])[0]
-
-
 def _content_bytes(image: Image) -> int:
     return len(image.content or b"")
 

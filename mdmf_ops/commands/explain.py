@@ -28,7 +28,7 @@ from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import find_rows
-from mdmf_ops.beam.score import make_row, score_image
+from mdmf_ops.beam.score import make_row
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import absolute, store_errors
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
@@ -129,7 +129,7 @@ def _explain_image(arguments: argparse.Namespace) -> Explanation:
         alpha = DEFAULT_ALPHA if arguments.alpha is None else arguments.alpha
         detector = Detector.load(folder, alpha=alpha, device=arguments.device)
     image = fetch_image(refs[0], detector.limits)
-    result = score_image(image, detector)
+    result = image.error or detector.score([image.content])[0]
     if isinstance(result, ImageError):
         raise result
     row = make_row(image, result, detector, Run.start(".", "explain"))
