@@ -19,6 +19,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import WindowedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
 from faults import TcpProxy
+from google.cloud import pubsub_v1
 from pubsub import Topic, wait_for
 
 from mdmf_ops.beam.stream import local, subscription
@@ -111,11 +112,19 @@ def test_what_waits_behind_a_slow_link_or_an_outage_is_not_late(emulator, monkey
     assert late == []
 
 
-def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, read):
+def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, monkeypatch, read):
+    pull, last_pull_is_on_its_way = pubsub_v1.SubscriberClient.pull, threading.Event()
+
+    def noted(self, **asked):
+        if local.SUBSCRIPTION._outstanding:
+            last_pull_is_on_its_way.set()
+        return pull(self, **asked)
+
+    monkeypatch.setattr(pubsub_v1.SubscriberClient, "pull", noted)
     topic = Topic("local-trickle")
     with read(topic, 3600):
         topic.publish(b"before").result()
-        wait_for(lambda: local.SUBSCRIPTION._outstanding, 30, "the first message")
+        assert last_pull_is_on_its_way.wait(30), "the first message did not come"
         local.SUBSCRIPTION.drain()
         after(time.time() + 4 * subscription.WAIT_S)  # nothing comes for some reads, and a pull is still on its way
         topic.publish(b"amid").result()
