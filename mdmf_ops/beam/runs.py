@@ -1,5 +1,6 @@
 """What lies in an output: its runs, whether they are whole, what belongs to none, and the newest row of an image."""
 
+import datetime
 import glob
 import math
 import re
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_ops.beam.commit import read_manifests, what_is_wrong
+from mdmf_ops.beam.image import to_ns
 from mdmf_ops.beam.run import DATA_FILE, MANIFEST_FOLDER, TEMPORARY_FILE, TEMPORARY_FOLDER
 from mdmf_ops.beam.storage import StoredFile, delete, is_gcs, list_files, open_file
 from mdmf_ops.schema import PARTITION, SCHEMA
@@ -28,6 +30,12 @@ _LATEST_COLUMNS = (
 _NEWEST = ("image_generation", "scanned_at", "run_id")
 """By which of an image's rows the newest is known, highest first and none last. The message of an object that was
 overwritten may come to a stream behind that of the newer one: its row says nothing of what is there."""
+
+_FIRST_US, _LAST_US = (
+    to_ns(moment.replace(tzinfo=datetime.timezone.utc)) // 1000
+    for moment in (datetime.datetime.min, datetime.datetime.max)
+)
+"""Of Python's calendar: a damaged or hostile file may have times beyond it, which would cost every row of a batch."""
 
 _BATCH_ROWS = 4096
 _MOST_OPEN = 100
@@ -177,7 +185,8 @@ def read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> It
     """The rows of a data file, or those that have one of these ids, a few thousand at a time.
 
     Args:
-        schema: columns of `SCHEMA`, in any order; row_id among them, where ids are asked for.
+        schema: columns of `SCHEMA`, in any order; row_id among them, where ids are asked for. A time beyond Python's
+            calendar is its first or last moment.
 
     Raises:
         OSError: it is missing, may not be read or is damaged, which may show only as its rows are read; names it.
@@ -187,16 +196,21 @@ def read_tables(path: str, schema: pa.Schema, ids: pa.Array | None = None) -> It
         for batch in parquet.iter_batches(_BATCH_ROWS, groups, columns=schema.names):
             if ids is not None:
                 batch = batch.filter(pc.is_in(batch["row_id"], ids))
-            # A column that the file's schema did not have yet is unknown.
-            columns = (
-                batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), field.type)
-                for field in schema
-            )
-            table = pa.table(list(columns), schema=schema)
+            table = pa.table([_column(batch, field) for field in schema], schema=schema)
             for field in schema:
                 if table[field.name].null_count and not field.nullable:
                     raise ValueError(f"a row without {field.name}")
             yield table
+
+
+def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)  # the file's schema did not have it yet: unknown
+    column = batch[field.name]
+    if not pa.types.is_timestamp(column.type):
+        return column
+    within = pc.min_element_wise(column.cast(pa.int64()), _LAST_US, skip_nulls=False)
+    return pc.max_element_wise(within, _FIRST_US, skip_nulls=False).cast(column.type)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from mdmf_ops.beam import commit as commit_module
 from mdmf_ops.beam import runs as runs_module
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, read_manifests, retract, write_shard
 from mdmf_ops.beam.previous import read_seen
-from mdmf_ops.beam.runs import collect, latest_rows, latest_sql, strays, verify_run
+from mdmf_ops.beam.runs import collect, find_rows, latest_rows, latest_sql, strays, verify_run
 from mdmf_ops.beam.storage import list_files
 from mdmf_ops.schema import SCHEMA, SCHEMA_VERSION
 
@@ -173,6 +173,24 @@ def test_a_data_file_whose_columns_are_not_the_schemas_is_named(output, column, 
     for read in (lambda: list(latest_rows(str(output))), lambda: list(read_seen(str(path)))):
         with pytest.raises(OSError, match=rf"{path.name}: damaged or out of reach: .+"):
             read()
+
+
+@pytest.mark.parametrize(("us", "shown"), [(2**63 - 1, "9999-12-31 23:59:59"), (-(2**63), "0001-01-01 00:00:00")])
+def test_a_time_beyond_the_calendar_costs_no_row(output, capsys, us, shown):
+    path = next(output.glob("scan_date=*/night-2-*.parquet"))
+    table = pq.ParquetFile(path).read()
+    for name, values in (("scanned_at", [us, us]), ("image_modified_at", [us, None])):
+        place, kind = SCHEMA.get_field_index(name), SCHEMA.field(name).type
+        table = table.set_column(place, SCHEMA.field(name), pa.array(values, pa.int64()).cast(kind))
+    pq.write_table(table, path)
+    found = list(find_rows(str(output), None, read_manifests(str(output))))
+    assert [str(row["scanned_at"])[:19] for row in found if row["run_id"] == "night-2"] == [shown] * 2
+    modified = {row["image_uri"]: row["image_modified_at"] for row in found if row["run_id"] == "night-2"}
+    assert (str(modified["/b"])[:19], modified["/d"]) == (shown, None)
+    assert [uri for uri, _seen in read_seen(str(path))] == ["/b", "/d"]
+    for arguments in (["latest"], ["latest", "--json"]):
+        assert cli.main([*arguments, str(output)]) == cli.EXIT_OK
+    assert "/d" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("older", ["night-1", "night-2"])

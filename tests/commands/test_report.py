@@ -12,6 +12,7 @@ from pathlib import Path
 
 import emulators
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encode, photo
@@ -50,6 +51,17 @@ def test_the_newest_row_of_every_image_is_reported(output, tmp_path, capsys):
     assert data["list"]["uri"] == ["/in/b", "/in/c", "/in/a", "/in/d"]
     assert data["gallery"]["cards"][0]["facts"]["scored"].endswith("in run evening")
     assert [run["run_id"] for run in figures["runs"]] == ["evening", "morning"]
+
+
+def test_a_row_of_a_time_beyond_the_calendar_is_reported_with_the_others(output, tmp_path, capsys):
+    path = next(Path(output).glob("scan_date=*/evening-*.parquet"))
+    table = pq.ParquetFile(path).read()
+    place = table.schema.get_field_index("scanned_at")
+    times = pa.array([2**63 - 1] * table.num_rows, pa.int64()).cast(table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), times), path)
+    figures, data = report(capsys, output, page=tmp_path / "r.html")
+    assert figures["images"] == 4
+    assert data["gallery"]["cards"][0]["facts"]["scored"] == "9999-12-31 23:59:59 UTC in run evening"
 
 
 def test_one_run_can_be_reported_alone(output, tmp_path, capsys):
