@@ -12,7 +12,7 @@ import zlib
 from PIL.ImageFile import ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mdmf_ops.images.pieces import Piece, boxes, container_of, png_chunks, riff_chunks, tiff_entries
+from mdmf_ops.images.pieces import TIFF_LAYOUTS, Piece, boxes, container_of, png_chunks, riff_chunks, tiff_entries
 
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND"
@@ -157,19 +157,21 @@ def is_cut(content: bytes) -> bool:
             return not content.endswith(b";")
         if container == "WEBP":
             return len(content) < 8 + struct.unpack_from("<I", content, 4)[0]
-        if content.startswith((b"II*", b"MM\0*")):
+        if container == "TIFF":
             return len(content) < _tiff_directory_end(content)
         if container == "ISO":
             kinds, ends = zip(*((box.kind, box.end) for box in boxes(content)), strict=True)
             return len(content) < ends[-1] or b"mdat" not in kinds
-    except struct.error:  # the length itself is cut off
+    except (struct.error, OverflowError):  # the length itself is cut off
         return True
     return False
 
 
 def _tiff_directory_end(content: bytes) -> int:
     """Where the first directory of a TIFF ends, or the last of the values that it refers to."""
-    order = "<" if content.startswith(b"II") else ">"
-    [start] = struct.unpack_from(order + "I", content, 4)
-    [count] = struct.unpack_from(order + "H", content, start)
-    return max([start + 2 + 12 * count + 4, *(entry.end for entry in tiff_entries(content))])
+    order, offset_format, count_format = TIFF_LAYOUTS[content[:4]]
+    offset, count = struct.Struct(order + offset_format), struct.Struct(order + count_format)
+    [start] = offset.unpack_from(content, offset.size)
+    [entries] = count.unpack_from(content, start)
+    end = start + count.size + (4 + 2 * offset.size) * entries + offset.size
+    return max([end, *(entry.end for entry in tiff_entries(content))])
