@@ -285,6 +285,17 @@ def test_uncalibrated_detector_says_what_to_run(folder):
         Detector.load(folder)
 
 
+def test_verify_goes_on_behind_a_folder_that_cannot_be_read(folder, capsys):
+    weights = folder / "backbone.safetensors"
+    weights.unlink()
+    weights.symlink_to("/proc/self/mem")  # a file whose first bytes nobody may read, root neither
+    assert main(["assets", "verify", "--json", str(folder), str(model_assets.embedded())]) == 1
+    told = capsys.readouterr()
+    broken, whole = json.loads(told.out)
+    assert broken["error"] == f"{folder}: [Errno 5] Input/output error" and broken["error"] in told.err
+    assert (broken["detector_id"], whole["error"]) == (None, None)
+
+
 def test_verify_names_what_is_damaged(folder, tmp_path, capsys):
     assert main(["assets", "verify", str(folder)]) == 0
     assert "a detector: 4 files are whole" in capsys.readouterr().out

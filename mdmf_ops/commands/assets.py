@@ -90,15 +90,19 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     found: list[dict[str, str | None]] = []
     for folder in arguments.folders:
+        detector_id = what = said = None
         try:
             assets = model_assets.read_assets(folder)
-            what = _what(assets)
-            found.append({"folder": str(folder), "detector_id": assets.detector_id, "what": what, "error": None})
-            if not arguments.json:
-                print(f"{folder}: {assets.detector_id}, {what}: {len(assets.manifest['files'])} files are whole")
+            detector_id, what = assets.detector_id, _what(assets)
         except (ValueError, model_assets.AssetError) as error:
-            found.append({"folder": str(folder), "detector_id": None, "what": None, "error": str(error)})
-            complain(f"mdmf assets: {error}")
+            said = str(error)
+        except OSError as error:  # which may name no file
+            said = f"{folder}: {error}"
+        found.append({"folder": str(folder), "detector_id": detector_id, "what": what, "error": said})
+        if said:
+            complain(f"mdmf assets: {said}")
+        elif not arguments.json:
+            print(f"{folder}: {detector_id}, {what}: {len(assets.manifest['files'])} files are whole")
     if arguments.json:
         print(json.dumps(found, indent=2))
     return EXIT_FAILED if any(each["error"] for each in found) else EXIT_OK
