@@ -26,6 +26,7 @@ SIGNATURE_FILE = "signature.safetensors"
 BANK_FILE = "bank.safetensors"
 CALIBRATION_FILE = "calibration.json"
 
+DEVICES = ("auto", "cpu", "cuda")
 _MOST_THREADS = 8
 
 _DEVICE_THREAD = ThreadPoolExecutor(1, "mdmf-device")
@@ -98,7 +99,7 @@ class Detector(Scorer):
 
         Raises:
             model_assets.AssetError: a file is missing, damaged or does not fit.
-            ValueError: alpha is out of the calibration's reach, or CUDA was asked for and is not there.
+            ValueError: alpha is out of the calibration's reach, or the device is none of these, or is not there.
         """
         assets = model_assets.read_assets(model_assets.embedded() if folder is None else folder)
         backbone, signature = load_model(assets)
@@ -222,6 +223,8 @@ def _unfit(assets: model_assets.Assets, part: str, error: Exception) -> model_as
 
 def pick_device(device: str) -> torch.device:
     """`auto` is CUDA where there is one; `cuda` without CUDA is an error, never a silent fall-back."""
+    if device not in DEVICES:
+        raise ValueError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():

@@ -273,3 +273,9 @@ def test_cuda_is_an_error_where_there_is_none(monkeypatch):
     with pytest.raises(ValueError, match="PyTorch sees no CUDA device here; use --device auto or cpu"):
         Detector.load(device="cuda")
     assert pick_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:0", "meta", ""])
+def test_a_device_that_is_none_is_an_error_that_names_those_there_are(device):
+    with pytest.raises(ValueError, match=f"device '{device}': expected one of auto, cpu, cuda$"):
+        Detector.load(device=device)
