@@ -183,15 +183,15 @@ class _Decoder:
     def _is_starved(self) -> bool:
         """One that wants to go on, and was let run for less than its time, is no hang: the machine is overloaded."""
         self._turns -= 1
-        if not self._turns or self._began_cpu_s is None:
+        if not self._turns or None in (self._began_cpu_s, cpu_s := self._cpu_s()):
             return False
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            return state == "R" and self._cpu_s() - self._began_cpu_s <= 0.8 * self._seconds
+            return state == "R" and cpu_s - self._began_cpu_s <= 0.8 * self._seconds
         return False
 
     def _cpu_s(self) -> float | None:
-        """CPU time of the process; None where it cannot be told."""
+        """CPU time of the process; None where it cannot be told, or the process is gone."""
         try:
             return time.clock_gettime(~self._process.pid << 3 | 2)  # Linux's clock_getcpuclockid(3)
         except OSError:

@@ -254,6 +254,13 @@ def test_a_decoder_that_fails_costs_one_image(sabotage, what, code, message):
         np.testing.assert_array_equal(whole.tiles, outcomes[0].tiles)
 
 
+def test_a_decoder_whose_time_cannot_be_told_when_it_is_up_has_had_its_time(sabotage, monkeypatch):
+    # As of one that somebody else waited for: its process is gone between two looks at it.
+    told = {isolation._PATIENCE: 0.0}
+    monkeypatch.setattr(isolation._Decoder, "_cpu_s", lambda decoder: told.get(decoder._turns))
+    assert outcome(bmp("spin"), replace(LIMITS, max_decode_s=1)).code is ErrorCode.TIMEOUT
+
+
 TRUE_REPLY = {"width_px": 128, "height_px": 96, "image_format": "JPEG", "jpeg_quality": 75, "decode_us": 9}
 
 
