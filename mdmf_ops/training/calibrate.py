@@ -42,8 +42,8 @@ SOURCE_QUANTILES = (100, 1000)
 thousands. In between there are as many as the largest source has images: no p-value is finer than these tell."""
 
 FEW_SCORES = 50
-"""Sources of fewer scores in a stratum count as one there: a handful says little of high quantiles. One that is harder
-than those it counts with is flagged more often than alpha says."""
+"""Sources of fewer scores in a stratum, after one chain, count as one there: a handful says little of high quantiles.
+One that is harder than those it counts with is flagged more often than alpha says."""
 
 
 def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.ndarray) -> Calibration:
@@ -56,40 +56,44 @@ def stratify(name: str, scores: np.ndarray, patches: np.ndarray, sources: np.nda
 
     Args:
         name: what every stratum's id begins with; its least number of patches and of scored images follow.
-        scores, patches, sources: (n,) of each scored image.
+        scores, patches: (n,) of each scored image, or (chains, n): after another chain a source counts as another one.
+        sources: (n,).
     """
+    scores, patches = np.atleast_2d(scores, patches)
     bounds = list(STRATA_MIN_PATCHES)
     while True:
         of_score = np.digitize(patches, bounds) - 1
-        counts = np.bincount(of_score, minlength=len(bounds))
+        counts = np.bincount(of_score.ravel(), minlength=len(bounds))
         poorest = int(counts.argmin())
         if len(bounds) == 1 or counts[poorest] >= MIN_STRATUM_SCORES:
             break
         del bounds[max(poorest, 1)]
-    return Calibration(
-        tuple(
-            Stratum(
-                f"{name}-from{least}-n{count}", least, _of_the_hardest(scores[of_score == i], sources[of_score == i])
-            )
-            for i, (least, count) in enumerate(zip(bounds, counts, strict=True))
-        )
-    )
+    strata = []
+    for i, (least, count) in enumerate(zip(bounds, counts, strict=True)):
+        own = [each for row, here in zip(scores, of_score == i, strict=True) for each in _own(row[here], sources[here])]
+        strata.append(Stratum(f"{name}-from{least}-n{count}", least, _of_the_hardest(own)))
+    return Calibration(tuple(strata))
 
 
-def _of_the_hardest(scores: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Scores among which a p-value is the largest of those among each source's own; which source gives it may differ.
-
-    Returns:
-        (n,) float, n within SOURCE_QUANTILES.
-    """
+def _own(scores: np.ndarray, sources: np.ndarray) -> list[np.ndarray]:
+    """The scores of each source, those of few together."""
     names, of_score, counts = np.unique(sources, return_inverse=True, return_counts=True)
     few = counts < FEW_SCORES
     if 0 < counts[few].sum() < FEW_SCORES and not few.all():
         few[np.where(few, len(scores), counts).argmin()] = True  # with the smallest of the others they are enough
     of_score = np.where(few[of_score], len(names), of_score)
-    quantiles = int(np.clip(np.unique(of_score, return_counts=True)[1].max(), *SOURCE_QUANTILES))
+    return [scores[of_score == i] for i in np.unique(of_score)]
+
+
+def _of_the_hardest(own: Sequence[np.ndarray]) -> np.ndarray:
+    """Scores among which a p-value is the largest of those among each source's own; which source gives it may differ.
+
+    Returns:
+        (n,) float, n within SOURCE_QUANTILES.
+    """
+    quantiles = int(np.clip(max(map(len, own)), *SOURCE_QUANTILES))
     levels = (np.arange(quantiles) + 0.5) / quantiles
-    own = [np.quantile(scores[of_score == i], levels, method="hazen") for i in np.unique(of_score)]
+    own = [np.quantile(each, levels, method="hazen") for each in own]
     grid = np.unique(own)
     as_high = np.max([quantiles - np.searchsorted(each, grid) for each in own], axis=0)
     return np.repeat(grid, as_high - np.append(as_high[1:], 0))
@@ -155,12 +159,9 @@ def calibrate(
         features = extract(again, backbone, "training_chain", config.copies, config.seed, work, progress)
         for fold in leave_out(list(seen), again, features, config, real, tests, progress):
             scores[:, fold.own] = fold.own_scores
-    sources = Counter(image.source for image in real)
-    # After another chain a source counts as another one; small ones count together with those of their own chain.
-    names = [(chain, image.source * (sources[image.source] >= FEW_SCORES)) for chain in chains for image in real]
+    sources = [image.source for image in real]
     kind = "held-out" if held_out else "sources-out"
-    patches = np.concatenate([test.counts() for test in tests])
-    calibration = stratify(kind, scores.ravel(), patches, np.array([" ".join(name) for name in names]))
+    calibration = stratify(kind, scores, np.stack([test.counts() for test in tests]), np.array(sources))
     rewritten = ("detector_id", "format", "name", "files", "calibration")
     kept = {key: value for key, value in assets.manifest.items() if key not in rewritten}
     files = sorted({*assets.manifest["files"]} - {CALIBRATION_FILE})
@@ -170,7 +171,7 @@ def calibrate(
     description = {
         "scored_by": SCORED_BY_ITSELF if held_out else SCORED_BY_OTHERS,
         "real_images": len(real),
-        "sources": dict(sorted(sources.items())),
+        "sources": dict(sorted(Counter(sources).items())),
         "chain": ", ".join(chains),
         "strata": {stratum.calibration_id: stratum.min_patches for stratum in calibration.strata},
     }

@@ -97,6 +97,19 @@ def test_few_scores_of_every_source_count_as_one_source():
     assert stratum.p_value(7) == pytest.approx(0.3, abs=0.06)
 
 
+@pytest.mark.parametrize("sizes", [(30, 300), (3, 60, 300), (20, 20, 20, 300), (20, 20)])
+def test_after_two_chains_a_p_value_is_the_larger_of_those_after_each(sizes):
+    rng = np.random.default_rng(sum(sizes))
+    sources = np.repeat(np.arange(len(sizes)).astype(str), sizes)
+    scores = rng.normal(sources.astype(int), 1, (2, len(sources)))
+    scores[1] += (sources == "0") * 2 - 0.5
+    patches = np.full(scores.shape, 9)
+    [both] = stratify("own", scores, patches, sources).strata
+    alone = [stratify("own", *row, sources).strata[0] for row in zip(scores, patches, strict=True)]
+    for score in np.linspace(-3, 6, 33):
+        assert both.p_value(score) == max(each.p_value(score) for each in alone)
+
+
 @pytest.mark.parametrize(("images", "least"), [(30, 1 / 101), (450, 1 / 451), (20_000, 1 / 1001)])
 def test_no_p_value_is_finer_than_the_images_of_the_largest_source_tell(images, least):
     scores, names = of_sources(np.arange(60.0), np.arange(float(images)))
