@@ -129,12 +129,13 @@ def test_a_late_row_lands_in_a_pane_of_its_own_and_the_first_files_stay_as_they_
     ]
 
 
-def test_every_pane_is_a_whole_run_that_readers_of_the_dataset_see(stream, scored):
+def test_every_pane_is_a_whole_run_that_readers_of_the_dataset_see(stream, scored, detector):
     story = events().add_elements([scored(f"{i:02d}", i) for i in range(20)]).advance_watermark_to_infinity()
     run(story, stream, MINUTE, [f"id-{i:02d}" for i in range(20)])
     [manifest] = read_manifests(stream.output)
     assert verify_run(stream.output, manifest) == []
     assert (manifest["inputs"], manifest["counts"]["error_code"]) == (20, {"not_found": 20})
+    assert manifest["counts"]["detector_id"] == {detector.assets.detector_id: 20}
     assert manifest["options"]["stream_id"] == "stream-x"
     assert strays(stream.output) == []
     assert not Path(stream.output, "_tmp").exists()
