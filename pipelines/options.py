@@ -14,8 +14,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from mdmf_ops.beam.storage import absolute, is_gcs, open_file, store_errors
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector
-from mdmf_ops.detector.precision import PRECISIONS
+from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
+from mdmf_ops.detector import Detector
 from mdmf_ops.provenance import check_anchors
 
 STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"

@@ -20,18 +20,19 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.runners.direct import direct_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from mdmf_ops.beam.load import CHECK_S, DetectorOptions
+from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run, dataset_root
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.stream.alerts import Alerts, Errors
 from mdmf_ops.beam.stream.current import current_id, named_id
-from mdmf_ops.beam.stream.live import BATCH_WAIT_S, ReadMessages, ScoreMessages
+from mdmf_ops.beam.stream.live import ReadMessages, ScoreMessages
 from mdmf_ops.beam.stream.local import install
-from mdmf_ops.beam.stream.once import DUPLICATES, HORIZON_S, Once
+from mdmf_ops.beam.stream.once import DUPLICATES, Once
 from mdmf_ops.beam.stream.subscription import SUBSCRIPTION, acknowledge
 from mdmf_ops.beam.stream.windows import Windows, WriteWindows
 from mdmf_ops.cores import usable_cores
+from mdmf_ops.defaults import BATCH_WAIT_S, CHECK_S, HORIZON_S, WINDOW_S
 from mdmf_ops.detector import Verdict
 from model_assets import AssetError
 from pipelines.options import (
@@ -95,7 +96,7 @@ def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window_s",
         type=int,
-        default=Windows.size_s,
+        default=WINDOW_S,
         metavar="N",
         help="a Parquet file holds the images published within so many seconds (default: %(default)s)",
     )

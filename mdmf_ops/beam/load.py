@@ -11,13 +11,12 @@ from typing import Any
 import model_assets
 from mdmf_ops.beam.shared import SharedDetector
 from mdmf_ops.beam.storage import is_gcs, open_file
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Scorer
+from mdmf_ops.defaults import CHECK_S, DEFAULT_ALPHA, PRECISIONS
+from mdmf_ops.detector import Detector, Scorer
 from mdmf_ops.detector.detector import pick_device
-from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.images.decode import Limits
 from model_assets import MANIFEST, AssetError, listed_files
 
-CHECK_S = 10.0
 _CHUNK_BYTES = 1 << 20
 
 

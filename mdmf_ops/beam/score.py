@@ -12,9 +12,9 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from mdmf_ops.beam.image import NAMESPACE, Image
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.run import Run
-from mdmf_ops.detector import DEFAULT_ALPHA, Score, Scorer
+from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
+from mdmf_ops.detector import Score, Scorer
 from mdmf_ops.detector.detector import BANK_FILE, SIGNATURE_FILE
-from mdmf_ops.detector.precision import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.detector.worker import be_one_of_several
 from mdmf_ops.errors import ErrorCode, ImageError

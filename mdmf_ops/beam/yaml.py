@@ -14,8 +14,7 @@ from mdmf_ops.beam.score import Row, ScoreImages
 from mdmf_ops.beam.sources import MatchImages
 from mdmf_ops.beam.storage import absolute
 from mdmf_ops.beam.write import WriteScores
-from mdmf_ops.detector import DEFAULT_ALPHA
-from mdmf_ops.detector.precision import PRECISIONS
+from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
 
 
 class ScoredImage(NamedTuple):

@@ -18,8 +18,8 @@ from pathlib import Path
 import model_assets
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.terminal import waiting
+from mdmf_ops.defaults import BACKBONES
 from mdmf_ops.detector import Calibration
-from mdmf_ops.detector.backbones import BACKBONES
 from mdmf_ops.detector.detector import CALIBRATION_FILE, SIGNATURE_FILE, load_backbone, load_bank, load_model
 from model_assets.fetch import fetch_checkpoint
 

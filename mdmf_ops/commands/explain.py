@@ -34,7 +34,8 @@ from mdmf_ops.beam.storage import absolute, store_errors
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.committed import committed_runs
 from mdmf_ops.commands.terminal import console, plain, progress_bar
-from mdmf_ops.detector import DEFAULT_ALPHA, Detector, Score
+from mdmf_ops.defaults import DEFAULT_ALPHA
+from mdmf_ops.detector import Detector, Score
 from mdmf_ops.detector.calibration import verdict
 from mdmf_ops.detector.precision import TOLERANCE, spread
 from mdmf_ops.errors import ErrorCode, ImageError

@@ -22,8 +22,9 @@ from mdmf_ops.cli import EXIT_OK, UsageError
 from mdmf_ops.commands.labelled import add_image_arguments, computing, read_images
 from mdmf_ops.commands.terminal import progress_bar
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_backbone
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.features import extract
-from mdmf_ops.training.fit import TrainingConfig, fit
+from mdmf_ops.training.fit import fit
 from mdmf_ops.training.train import describe_training, save_detector, training_images
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mdmf_ops.defaults import BACKBONES
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.micro import MicroBackbone
-
-BACKBONES = ("micro", "dinov2", "dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant")
-"""Names of extractors that a manifest may give; `dinov2` alone is one of another size than the published."""
 
 
 def make_backbone(name: str, options: Mapping[str, Any]) -> Backbone:

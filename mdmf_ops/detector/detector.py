@@ -12,12 +12,13 @@ from torch import Tensor
 
 import model_assets
 from mdmf_ops.cores import usable_cores
+from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.backbones import make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.calibration import Calibration
-from mdmf_ops.detector.precision import PRECISIONS, keeps_scores
-from mdmf_ops.detector.scorer import DEFAULT_ALPHA, Scorer, Terms
+from mdmf_ops.detector.precision import keeps_scores
+from mdmf_ops.detector.scorer import Scorer, Terms
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.images.decode import Limits
 

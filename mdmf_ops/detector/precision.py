@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mdmf_ops.defaults import PRECISIONS
 from mdmf_ops.detector.scorer import Terms
 from mdmf_ops.images.tiles import TileGeometry
-
-PRECISIONS = ("float32", "bfloat16")
-"""The first is the definition; the other stands in for it where `keeps_scores`."""
 
 TOLERANCE = 0.05
 """A score may move by this share of the distance between the quartiles of the calibration's scores."""

@@ -16,8 +16,6 @@ from mdmf_ops.images.decode import Limits
 from mdmf_ops.images.isolation import decode_in_turn
 from mdmf_ops.images.tiles import TiledImage, TileGeometry, TilePlan, decode_tiles
 
-DEFAULT_ALPHA = 0.01
-
 
 @dataclass(frozen=True)
 class Score:

@@ -13,11 +13,11 @@ from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.augment import Chain
 from mdmf_ops.training.calibrate import CALIBRATION_CHAIN, SEED
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.curves import CurvePoint, chains, curve_points, subset
 from mdmf_ops.training.data import LabelledImage, sources, unseen_real
 from mdmf_ops.training.evaluate import Results, evaluate_detector, leave_both_out, leave_one_out
 from mdmf_ops.training.features import Features, Progress, extract
-from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import countable, leave_out, without
 from mdmf_ops.training.localise import CONTROL, Localisation, Splice, localise, make_splices
 from mdmf_ops.training.score import score_features

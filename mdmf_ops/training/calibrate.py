@@ -9,9 +9,9 @@ import numpy as np
 import model_assets
 from mdmf_ops.detector.calibration import Calibration, Stratum
 from mdmf_ops.detector.detector import CALIBRATION_FILE, load_bank, load_model
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.data import LabelledImage, unseen_real
 from mdmf_ops.training.features import Progress, extract
-from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import leave_out
 from mdmf_ops.training.score import score_features
 from mdmf_ops.training.train import training_images

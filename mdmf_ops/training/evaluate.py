@@ -10,10 +10,10 @@ from mdmf_ops.detector import Calibration, Detector
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.training.calibrate import stratify
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.curves import CurvePoint
 from mdmf_ops.training.data import LabelledImage, sources, unseen_real
 from mdmf_ops.training.features import Features, Progress
-from mdmf_ops.training.fit import TrainingConfig
 from mdmf_ops.training.folds import Fold, countable, leave_out, without
 from mdmf_ops.training.localise import Localisation
 from mdmf_ops.training.metrics import (

@@ -10,9 +10,10 @@ import torch
 
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features, Progress
-from mdmf_ops.training.fit import TrainingConfig, fit
+from mdmf_ops.training.fit import fit
 from mdmf_ops.training.processes import workers
 from mdmf_ops.training.score import score_features
 from mdmf_ops.training.train import training_images

@@ -16,8 +16,8 @@ from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.detector import BACKBONE_FILE, BANK_FILE, SIGNATURE_FILE, load_bank, load_model
 from mdmf_ops.detector.signature import Signature
+from mdmf_ops.training.config import TrainingConfig
 from mdmf_ops.training.data import HELD_OUT_FRACTION, LabelledImage
-from mdmf_ops.training.fit import TrainingConfig
 
 
 def training_images(images: Sequence[LabelledImage], leave_out: Collection[str] = ()) -> np.ndarray:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mdmf_ops.detector.bank import LARGEST_ERROR
+from mdmf_ops.training.config import METHODS, TrainingConfig
 from mdmf_ops.training.data import LabelledImage
 from mdmf_ops.training.features import Features
-from mdmf_ops.training.fit import METHODS, TrainingConfig, _save, fit, source_weights
+from mdmf_ops.training.fit import _save, fit, source_weights
 from mdmf_ops.training.score import score_features
 
 CONFIG = TrainingConfig(

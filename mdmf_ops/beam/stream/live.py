@@ -16,10 +16,8 @@ from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.score import DetectorHandler, Row
 from mdmf_ops.beam.stream.current import CurrentDetector, current_detector
 from mdmf_ops.beam.stream.messages import parse_message
+from mdmf_ops.defaults import BATCH_WAIT_S
 from mdmf_ops.detector.worker import be_one_of_several
-
-BATCH_WAIT_S = 0.1
-"""How long an image waits for others to make up its batch, in seconds."""
 
 _BATCH_SIZE = 16
 """Batches across bundles are counted in images, not in bytes: at Pub/Sub's 10 MB a message, 160 MB at most of those."""

@@ -13,8 +13,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 
 from mdmf_ops.beam.image import NAMESPACE, ImageRef
-
-HORIZON_S = 600
+from mdmf_ops.defaults import HORIZON_S
 
 _BUCKETS = 256
 """Keys are remembered in this many tables, each a state of its own, and so at most this many workers share the work.

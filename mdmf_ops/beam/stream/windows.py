@@ -35,6 +35,7 @@ from mdmf_ops.beam.storage import publish
 from mdmf_ops.beam.stream.drift import Sample, sample, summarise
 from mdmf_ops.beam.stream.live import Scored, age_ms
 from mdmf_ops.beam.write import ROWS_PER_FILE
+from mdmf_ops.defaults import WINDOW_S
 from mdmf_ops.schema import PARTITION
 
 LATENESS_S = 31 * 24 * 3600
@@ -55,7 +56,7 @@ class Windows:
         num_shards: files of a pane; a shard's rows are sorted in memory by one worker.
     """
 
-    size_s: int = 300
+    size_s: int = WINDOW_S
     num_shards: int = 1
 
     def __post_init__(self):
