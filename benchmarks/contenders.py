@@ -205,8 +205,8 @@ def _read_rows(folder: str) -> dict[str, Any]:
 def _without_beam_share(paths: list[str], file: str) -> None:
     import pyarrow.parquet as pq
 
+    from mdmf_ops.beam.fetch import fetch_image
     from mdmf_ops.beam.packed import pack, unpack
-    from mdmf_ops.beam.read import fetch_image
     from mdmf_ops.beam.run import Run
     from mdmf_ops.beam.score import make_row
     from mdmf_ops.beam.sources import local_ref

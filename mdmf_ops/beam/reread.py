@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import IN_MESSAGE, Image, ImageRef, split_member
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.storage import is_gcs, local_path, local_ref
 from mdmf_ops.errors import ErrorCode, ImageError

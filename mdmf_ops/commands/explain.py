@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import Image, ImageRef, split_member
 from mdmf_ops.beam.load import local_copy
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.reread import reread
 from mdmf_ops.beam.run import Run
 from mdmf_ops.beam.runs import find_rows

@@ -13,8 +13,8 @@ from google.cloud import storage
 from mdmf_ops import cli
 from mdmf_ops.beam import Filters, ImageRef, Run, gcs
 from mdmf_ops.beam.commit import retract
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import list_members
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.detector import ErrorCode, Limits

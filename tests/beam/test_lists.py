@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdmf_ops.beam import ImageRef, MatchImages
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.lists import read_list
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.run import dataset_root
 from mdmf_ops.beam.shards import _name
 from mdmf_ops.beam.sources import complete, list_images

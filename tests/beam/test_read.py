@@ -8,7 +8,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from mdmf_ops.beam import ImageRef, MatchImages, ReadImages
-from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.detector import ErrorCode, Limits
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdmf_ops.beam import Filters, ImageRef, MatchImages, shards
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import split_member
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import _name, find_member, is_shard, list_members, refuse_name_of_member
 from mdmf_ops.beam.sources import complete, list_images
 from mdmf_ops.beam.storage import local_ref

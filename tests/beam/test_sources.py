@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from mdmf_ops.beam import Filters, ImageRef, MatchImages, Run, gcs, shards, sources
 from mdmf_ops.beam.commit import CommitOptions, commit, retract, write_shard
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.globs import compile_glob
 from mdmf_ops.beam.lists import read_list
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.shards import find_member
 from mdmf_ops.beam.sources import complete, list_images, list_part, split_source
 from mdmf_ops.beam.storage import local_ref

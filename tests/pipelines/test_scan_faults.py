@@ -12,7 +12,7 @@ from scans import read_rows
 from mdmf_ops import cli
 from mdmf_ops.beam import ImageRef, gcs
 from mdmf_ops.beam.commit import read_manifests
-from mdmf_ops.beam.read import fetch_image
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.runs import strays, verify_run
 from mdmf_ops.beam.sources import list_images
 from mdmf_ops.detector import ErrorCode, Limits

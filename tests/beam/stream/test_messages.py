@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import Message
-from mdmf_ops.beam.read import fetch_image
 from mdmf_ops.beam.storage import local_path
 from mdmf_ops.beam.stream.alerts import make_error
 from mdmf_ops.beam.stream.live import Scored
