@@ -34,6 +34,13 @@ VERBS = {
 _EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": "train", "assets": "beam,dinov2"}
 """Of the verbs that need another extra than `beam`."""
 
+_HEAVY = {
+    **{"scan": "apache_beam", "stream": "google.cloud.pubsub_v1", "explain": "apache_beam"},
+    **{"train": "rich", "calibrate": "sklearn", "evaluate": "sklearn", "assets": "rich"},
+}
+"""Verbs that import Beam or torch, which takes seconds: their arguments are apart, in `mdmf_ops.arguments`. Each with
+what is there if its extra is installed."""
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 # Read when gRPC is imported: its C writes of connections that end, and cron would mail that after a good night.
@@ -94,15 +101,22 @@ def make_parser(asked: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
     for verb, summary in VERBS.items():
         verb_parser = verbs.add_parser(verb, help=summary)
         if verb in asked:
-            try:
-                modules[verb] = module = importlib.import_module(f"mdmf_ops.commands.{verb}")
-            except ModuleNotFoundError as error:
-                raise MissingExtraError(_missing(verb, error.name or "")) from error
+            modules[verb] = module = _import(verb, "arguments" if verb in _HEAVY else "commands")
             verb_parser.description = module.__doc__
             verb_parser.epilog = EPILOG
             verb_parser.formatter_class = raw
             module.add_arguments(verb_parser)
     return parser, modules
+
+
+def _import(verb: str, room: str = "commands") -> ModuleType:
+    """The module of a verb in a room. Raises MissingExtraError where it, or what is heavy of the verb, is not here."""
+    try:
+        if verb in _HEAVY and importlib.util.find_spec(_HEAVY[verb]) is None:
+            raise ModuleNotFoundError(name=_HEAVY[verb])
+        return importlib.import_module(f"mdmf_ops.{room}.{verb}")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(_missing(verb, error.name or "")) from error
 
 
 def _missing(verb: str, module: str) -> str:
@@ -149,24 +163,23 @@ def stop_writing() -> None:
 
 def _run(argv: list[str]) -> int:
     asked = next((word for word in argv if not word.startswith("-")), "")
+    status = EXIT_OK
     try:
         parser, modules = make_parser([asked])
+        arguments, rest = parser.parse_known_args(argv)
+        if asked == "scan" and is_among("--input", rest):
+            parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
+        takes_beams = rest and getattr(modules[asked], "TAKES_BEAM_FLAGS", False)
+        unknown = _unknown_to_beam(asked, rest, vars(arguments)) if takes_beams else rest
+        if unknown:
+            parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
+        _refuse_uris(arguments)
+        status = _import(asked).run(arguments, rest)
+        sys.stdout.flush()
+        return status
     except MissingExtraError as error:
         complain(str(error))
         return EXIT_USAGE
-    arguments, rest = parser.parse_known_args(argv)
-    module = modules[asked]
-    if asked == "scan" and is_among("--input", rest):
-        parser.error("--input: mdmf scan names its sources without it: mdmf scan photos --output scores")
-    unknown = _unknown_to_beam(rest, vars(arguments)) if getattr(module, "TAKES_BEAM_FLAGS", False) else rest
-    if unknown:
-        parser.error(told(f"unknown, or out of place: {' '.join(unknown)}; see mdmf {asked} --help"))
-    status = EXIT_OK
-    try:
-        _refuse_uris(arguments)
-        status = module.run(arguments, rest)
-        sys.stdout.flush()
-        return status
     except (UsageError, ImportError) as error:  # the latter of what gs:// needs, and is imported where one is met
         complain(f"mdmf {asked}: {told(str(error))}")
         return EXIT_USAGE
@@ -190,12 +203,13 @@ def _is_outside(error: Exception) -> bool:
     return isinstance(error, (OSError, *(gcs.ERRORS if gcs else ())))
 
 
-def _unknown_to_beam(flags: list[str], ours: Collection[str]) -> list[str]:
+def _unknown_to_beam(verb: str, flags: list[str], ours: Collection[str]) -> list[str]:
     """Of flags that go to Beam, those that it would drop without a word.
 
     Another runner than that of this machine may know more of them than Beam does itself, but none that is nearly ours.
     """
-    from pipelines.options import misspelt, unknown_to_beam  # verbs that only read start without Beam
+    _import(verb)  # with its pipeline, whose options Beam then knows
+    from pipelines.options import misspelt, unknown_to_beam  # which needs Beam
 
     unknown = unknown_to_beam(flags)
     if not is_among("--runner", flags):

@@ -1,11 +1,9 @@
-"""The options that pipelines share, and what follows from them."""
+"""What follows from the options that pipelines share."""
 
 import argparse
 import difflib
 import logging
-import re
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -14,15 +12,11 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from mdmf_ops.beam.storage import absolute, is_gcs, open_file, store_errors
-from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
 from mdmf_ops.detector import Detector
 from mdmf_ops.provenance import check_anchors
 
 STREAMING_RIGHT_FITTING = "enable_streaming_rightfitting"
 """Dataflow's experiment by which resource hints hold in a stream too; it needs horizontal autoscaling."""
-
-_ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
-_RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
 
 _NEARLY = 0.8
 """How alike two names are of which one is the other misspelt: `sufix` and `suffix` are .91."""
@@ -38,49 +32,6 @@ def allow_shared_flags(parser: argparse.ArgumentParser) -> None:
     # The second is where argparse keeps the options that are in no group; it has no public name for it.
     for container in (parser, parser._optionals):
         container.conflict_handler = "resolve"
-
-
-def bounded(kind: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], float]:
-    """A type of argument: `what`, a number from `least` to `most`, which NaN is not."""
-
-    def parse(text: str) -> float:
-        with suppress(ValueError):
-            if least <= (value := kind(text)) <= most:
-                return value
-        raise argparse.ArgumentTypeError(f"{text} is not {what}")
-
-    return parse
-
-
-def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """How images are scored, whatever they come from, and whom to believe of what files say of themselves."""
-    parser.add_argument(
-        "--alpha",
-        type=float,
-        default=DEFAULT_ALPHA,
-        help="call an image likely_ai where its p-value is at most this: at most about the share of real images that"
-        " is called so in error (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="where the network runs; auto takes CUDA where there is one; rows and manifest say which it was"
-        " (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default=PRECISIONS[0],
-        help="of the network's arithmetic; bfloat16 is taken only where it keeps the scores, which is tried when the"
-        " detector is loaded; rows and manifest say which it was (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--c2pa_trust",
-        metavar="PEM",
-        help="certificates of those who vouch for signers of C2PA manifests, local or gs://: a signature that leads to"
-        " one is `trusted`, any other that holds `valid` (default: nobody vouches)",
-    )
 
 
 def check_detector(options: argparse.Namespace) -> None:
@@ -113,34 +64,6 @@ def trust_anchors(options: argparse.Namespace) -> str | None:
     except (OSError, ValueError, *store_errors(options.c2pa_trust)) as error:
         raise ValueError(f"--c2pa_trust {options.c2pa_trust}: {error}") from error
     return anchors
-
-
-def add_service_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a service's workers have where they score."""
-    service = parser.add_argument_group("workers of a service", "of the steps that read and score, and no other")
-    service.add_argument(
-        "--accelerator",
-        type=_accelerator,
-        metavar="SPEC",
-        help="GPU of each worker: type:nvidia-tesla-t4;count:1;install-nvidia-driver; the network must then run on"
-        " it: a worker that sees none stops",
-    )
-    service.add_argument("--scoring_ram", type=_ram, metavar="SIZE", help="least memory of a worker: 13GB")
-
-
-def _accelerator(text: str) -> str:
-    if not _ACCELERATOR.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not like 'type:nvidia-tesla-t4;count:1;install-nvidia-driver' (quote it: a shell ends its"
-            " command at a semicolon)"
-        )
-    return text
-
-
-def _ram(text: str) -> str:
-    if not _RAM.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 13GB or 12GiB")
-    return text
 
 
 def scoring_hints(options: argparse.Namespace) -> dict[str, str]:

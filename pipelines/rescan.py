@@ -9,8 +9,6 @@ The nightly form skips what an earlier run settled: add --skip_unchanged gs://bu
 """
 
 import argparse
-import datetime
-import math
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +18,8 @@ from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
+from mdmf_ops.arguments.scan import add_scan_arguments, moment_of
+from mdmf_ops.arguments.shared import add_service_arguments
 from mdmf_ops.beam import FetchImages, Filters, MatchImages, Run, ScoreImages, SkipUnchanged, WriteScores
 from mdmf_ops.beam.commit import CommitOptions
 from mdmf_ops.beam.run import dataset_root
@@ -27,10 +27,7 @@ from mdmf_ops.beam.storage import absolute
 from mdmf_ops.progress import Progress
 from model_assets import AssetError
 from pipelines.options import (
-    add_scoring_arguments,
-    add_service_arguments,
     allow_shared_flags,
-    bounded,
     check_detector,
     named_runner,
     read_options,
@@ -40,8 +37,6 @@ from pipelines.options import (
     show_beams_log,
     trust_anchors,
 )
-
-_FRACTION = bounded(float, 0, 1, "a fraction from 0 to 1")
 
 
 class RescanOptions(PipelineOptions):
@@ -61,97 +56,13 @@ class RescanOptions(PipelineOptions):
         add_service_arguments(parser)
 
 
-def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `mdmf scan` and `python -m pipelines.rescan` share."""
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="root folder of the Parquet dataset, local or gs://; runs are added beside each other",
-    )
-    parser.add_argument(
-        "--run_id",
-        help="name of this run (default: the time and a random part); the same id again replaces the run",
-    )
-    parser.add_argument(
-        "--assets", metavar="DIR", help="folder of the detector, local or gs:// (default: the embedded micro)"
-    )
-    add_scoring_arguments(parser)
-    parser.add_argument(
-        "--skip_unchanged",
-        metavar="PREVIOUS_OUTPUT",
-        help="do not read an image again whose newest row in this output's committed runs has the same generation"
-        " (a local file: size and time) and detector; may be --output itself",
-    )
-    parser.add_argument(
-        "--num_shards",
-        type=bounded(int, 1, math.inf, "a whole number from 1 on"),
-        metavar="N",
-        help="number of Parquet files, at most (default: one for 100,000 images)",
-    )
-    parser.add_argument(
-        "--max_failed_fraction",
-        type=_FRACTION,
-        metavar="F",
-        help="do not commit the run if more than this fraction of the images, those that are skipped among them, failed"
-        " (default: no limit)",
-    )
-
-    sources = parser.add_argument_group("which images")
-    sources.add_argument(
-        "--input_list",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="list of images, one URI a line, or a column of a .csv or .parquet; may be repeated",
-    )
-    sources.add_argument(
-        "--list_column", default="uri", metavar="NAME", help="of the .csv and .parquet lists (default: %(default)s)"
-    )
-    sources.add_argument(
-        "--suffix",
-        action="append",
-        default=[],
-        metavar=".EXT",
-        help="only names that end so, in any case; may be repeated (default: every name)",
-    )
-    sources.add_argument("--min_bytes", type=int, metavar="N", help="only images of at least this size")
-    sources.add_argument("--max_bytes", type=int, metavar="N", help="only images of at most this size")
-    sources.add_argument(
-        "--changed_since",
-        type=_moment,
-        metavar="TIME",
-        help="only images written at this time or later: YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS+00:00; UTC if it says none",
-    )
-    sources.add_argument(
-        "--sample",
-        type=_FRACTION,
-        metavar="F",
-        help="only this fraction of the images, chosen by URI: the same ones each time with the same --sample_seed",
-    )
-    sources.add_argument("--sample_seed", type=int, default=0, metavar="N", help="another number, another sample")
-
-
-def _moment(text: str) -> str:
-    """Checks a time; kept as text, since options travel as JSON."""
-    _aware(text)
-    return text
-
-
-def _aware(text: str) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text} is not a time like 2026-01-31 or 2026-01-31T22:00:00") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)
-
-
 def filters_of(options: RescanOptions) -> Filters:
     """The filters that the options name."""
     return Filters(
         suffixes=tuple(options.suffix),
         min_bytes=options.min_bytes,
         max_bytes=options.max_bytes,
-        changed_since=options.changed_since and _aware(options.changed_since),
+        changed_since=options.changed_since and moment_of(options.changed_since),
         sample=options.sample,
         seed=options.sample_seed,
         output=options.output and dataset_root(options.output),

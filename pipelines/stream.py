@@ -20,6 +20,8 @@ from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, 
 from apache_beam.runners.direct import direct_runner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from mdmf_ops.arguments.shared import add_service_arguments
+from mdmf_ops.arguments.stream import add_stream_arguments
 from mdmf_ops.beam.load import DetectorOptions
 from mdmf_ops.beam.read import FetchImages
 from mdmf_ops.beam.run import Run, dataset_root
@@ -32,15 +34,10 @@ from mdmf_ops.beam.stream.once import DUPLICATES, Once
 from mdmf_ops.beam.stream.subscription import SUBSCRIPTION, acknowledge
 from mdmf_ops.beam.stream.windows import Windows, WriteWindows
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.defaults import BATCH_WAIT_S, CHECK_S, HORIZON_S, WINDOW_S
-from mdmf_ops.detector import Verdict
 from model_assets import AssetError
 from pipelines.options import (
     STREAMING_RIGHT_FITTING,
-    add_scoring_arguments,
-    add_service_arguments,
     allow_shared_flags,
-    bounded,
     check_detector,
     named_runner,
     read_options,
@@ -50,8 +47,6 @@ from pipelines.options import (
     show_beams_log,
     trust_anchors,
 )
-
-_DURATION_S = bounded(float, 0, 1e9, "a number of seconds from 0 to 1e9")
 
 _LOCAL_RUNNERS = (direct_runner.BundleBasedDirectRunner, direct_runner.SwitchingDirectRunner)
 
@@ -64,89 +59,6 @@ class StreamOptions(PipelineOptions):
         allow_shared_flags(parser)
         add_stream_arguments(parser)
         add_service_arguments(parser)
-
-
-def add_stream_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `mdmf stream` and `python -m pipelines.stream` share."""
-    parser.add_argument("--subscription", metavar="projects/P/subscriptions/S", help="where the messages come from")
-    parser.add_argument(
-        "--topic",
-        metavar="projects/P/topics/T",
-        help="read a topic through a subscription made for this run: what was published before is not read, and what"
-        " is published while it does not run is lost; for trials",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="root folder of the Parquet dataset, local or gs://; scans may share it"
-    )
-    parser.add_argument(
-        "--alert_topic", metavar="projects/P/topics/T", help="where alerts go (default: none are published)"
-    )
-    parser.add_argument(
-        "--error_topic",
-        metavar="projects/P/topics/T",
-        help="where messages go whose image failed, as they came, with the reason (default: they are rows only)",
-    )
-    parser.add_argument(
-        "--verdicts",
-        type=_verdicts,
-        default=Verdict.LIKELY_AI.value,
-        metavar="V,...",
-        help=f"alert on these, of {', '.join(v.value for v in Verdict)} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--window_s",
-        type=int,
-        default=WINDOW_S,
-        metavar="N",
-        help="a Parquet file holds the images published within so many seconds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--num_shards",
-        type=int,
-        metavar="N",
-        help="files of a window; one for each 300 images a second is enough (default: 1)",
-    )
-    parser.add_argument(
-        "--assets",
-        metavar="DIR|POINTER",
-        help="folder of the detector, or a file whose one line names it: that file is read again while the stream runs"
-        " (default: the embedded micro)",
-    )
-    parser.add_argument(
-        "--pointer_s",
-        type=_DURATION_S,
-        default=CHECK_S,
-        metavar="N",
-        help="read the pointer again after so many seconds (default: %(default)s)",
-    )
-    add_scoring_arguments(parser)
-    parser.add_argument(
-        "--local_root",
-        metavar="DIR",
-        help="messages may name local files under this folder (default: gs:// objects only)",
-    )
-    parser.add_argument(
-        "--horizon_s",
-        type=_DURATION_S,
-        default=HORIZON_S,
-        metavar="N",
-        help="messages for one image published within so many seconds give one row (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch_wait_s",
-        type=_DURATION_S,
-        default=BATCH_WAIT_S,
-        metavar="N",
-        help="an image waits so long at most for others to make up a batch (default: %(default)s)",
-    )
-
-
-def _verdicts(text: str) -> str:
-    """Checks a list of verdicts; kept as text, since options travel as JSON."""
-    known = [verdict.value for verdict in Verdict]
-    if unknown := [word for word in text.split(",") if word not in known]:
-        raise argparse.ArgumentTypeError(f"{','.join(unknown)}: expected verdicts of {', '.join(known)}")
-    return text
 
 
 def is_local(options: StreamOptions) -> bool:

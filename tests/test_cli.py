@@ -352,6 +352,18 @@ def test_a_status_does_not_hang_on_whether_its_reason_is_read(images, tmp_path, 
     assert done.returncode == status
 
 
+def test_help_and_refusals_of_every_verb_need_neither_beam_nor_torch():
+    """They take seconds to import."""
+    script = """
+import sys
+from mdmf_ops.cli import VERBS, make_parser
+make_parser(VERBS)
+print(*{"apache_beam", "torch", "scipy"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
+
 def test_unknown_verb_and_flag_are_refused(said):
     assert mdmf("scam").returncode == 2
     assert said("evaluate", "--colour", "red")[0] == 2

@@ -1,4 +1,4 @@
-"""What the training verbs share: where the labelled images are, and where work is kept."""
+"""What the training verbs share: how they read labelled images, and compute."""
 
 import argparse
 import contextlib
@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import torch
 
@@ -16,30 +15,6 @@ from mdmf_ops.training.data import LabelledImage, read_folders, read_index, read
 
 _ROWS = {"all", "mean"}
 """Of tables of an evaluation, beside those of the sources."""
-
-
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that name labelled images, and where work is kept."""
-    group = parser.add_argument_group("labelled images: an index, or folders whose subfolders are the sources")
-    group.add_argument(
-        "--index", type=Path, nargs="+", default=[], metavar="CSV", help="columns path, label (real or fake), source"
-    )
-    group.add_argument(
-        "--pairs",
-        type=Path,
-        metavar="CSV",
-        help="columns path, real_path, both relative to the CSV: generated twins, of the index, and their real images",
-    )
-    group.add_argument("--real", type=Path, nargs="+", default=[], metavar="DIR", help="folders of real images")
-    group.add_argument("--fake", type=Path, nargs="+", default=[], metavar="DIR", help="folders of generated images")
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("work"),
-        metavar="DIR",
-        help="computed features and checkpoints; an interrupted command goes on from the last that is finished"
-        " (default: %(default)s)",
-    )
 
 
 def read_images(arguments: argparse.Namespace) -> list[LabelledImage]:

@@ -18,13 +18,12 @@ from typing import Any
 
 from rich.table import Table
 
+from mdmf_ops.arguments.shared import bounded
 from mdmf_ops.beam.runs import collect, strays, verify_run
 from mdmf_ops.cli import EXIT_FAILED, EXIT_OK, UsageError, complain
 from mdmf_ops.commands.committed import add_output, committed_runs
 from mdmf_ops.commands.terminal import console, plain, waiting
 from mdmf_ops.text import told
-
-_MAX_AGE_H = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,20 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run_id", metavar="ID", help="list, verify: this run alone")
     parser.add_argument(
         "--older_than_h",
-        type=_age_h,
+        type=bounded(float, 0, 1e6, "a number of hours from 0 to 1,000,000"),
         default=24,
         metavar="H",
         help="gc: leave what was written in the last H hours, which a run may be about to commit (default: 24)",
     )
     parser.add_argument("--dry_run", action="store_true", help="gc: say what would be deleted, and stop")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-
-
-def _age_h(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= _MAX_AGE_H:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours from 0 to {_MAX_AGE_H:,}")
 
 
 def run(arguments: argparse.Namespace, _rest: list[str]) -> int:

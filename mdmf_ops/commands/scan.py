@@ -1,15 +1,4 @@
-"""Score images into Parquet: one row for each, scored or failed.
-
-    mdmf scan photos --output scores                      every file under a folder
-    mdmf scan 'photos/**/*.jpg' one.png --output scores   globs and files
-    mdmf scan gs://bucket/photos --output gs://bucket/scores
-    mdmf scan gs://bucket/photos --output gs://bucket/scores --skip_unchanged gs://bucket/scores
-    mdmf scan --input_list wanted.csv --list_column image shards/000.tar --output scores
-
-The rows of a run count once scores/_runs/RUN_ID.json is there. The same --run_id again replaces the run.
-A name that ends in .tar is a shard: every file in it is an image, shard.tar#name.
-Flags that are not listed here go to Apache Beam, in the form --flag=value.
-"""
+"""Carries out `mdmf scan`."""
 
 import argparse
 import contextlib
@@ -58,9 +47,7 @@ from mdmf_ops.heap import keep_no_free_memory
 from mdmf_ops.progress import Progress
 from mdmf_ops.text import told
 from model_assets import AssetError
-from pipelines.rescan import RescanOptions, add_scan_arguments, filters_of, launch, prepare
-
-TAKES_BEAM_FLAGS = True
+from pipelines.rescan import RescanOptions, filters_of, launch, prepare
 
 _LARGEST_LISTING = 40
 """A run of at most this many images is shown image by image."""
@@ -71,15 +58,6 @@ _OF_A_DEAD_WORKER = "Channel closed prematurely"
 
 _CAUSE = re.compile(r"^(?:RuntimeError: )?(?:\w+\.)*(\w*(?:Error|Exception)|(?<=\.)\w+): (.+)$", re.MULTILINE)
 """Line of a traceback that names an error: by its module, if it is none of Python's own."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", nargs="*", metavar="INPUT", help="file, folder or glob, local or gs://")
-    add_scan_arguments(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="images here at once (default: one a core)")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be read and written, and stop")
-    parser.add_argument("--json", action="store_true", help="print the run's manifest as JSON and nothing else")
-    parser.add_argument("--verbose", action="store_true", help="show Beam's log and whole tracebacks")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

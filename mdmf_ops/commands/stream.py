@@ -1,19 +1,4 @@
-"""Score images as they are uploaded: Pub/Sub messages in; alerts, errors and Parquet by window out.
-
-    mdmf stream --subscription projects/P/subscriptions/uploads --output gs://bucket/scores \\
-      --alert_topic projects/P/topics/alerts --error_topic projects/P/topics/errors
-
-A message is a Cloud Storage notification (OBJECT_FINALIZE, either payload format), a JSON reference
-  {"uri": "gs://bucket/name", "generation": 17, "attributes": {"item": "4711"}}
-or the bytes of an image, with attributes of yours; they are passed through to the row and the alert.
-A message that is none of these, or names no image that can be scored, is a failed row and goes to the error topic.
-
-The rows of a window are in OUTPUT when it has closed, one run each in OUTPUT/_runs; OUTPUT/_windows says which
-windows are complete, OUTPUT/_drift how their images were distributed. docs/stream.md tells more.
-
-It runs until SIGINT or SIGTERM, which let it write what it has taken in. Killed, it loses nothing: what is not in
-a file is delivered to the next stream. Flags that are not listed here go to Apache Beam, in the form --flag=value.
-"""
+"""Carries out `mdmf stream`."""
 
 import argparse
 import contextlib
@@ -41,7 +26,6 @@ from mdmf_ops.commands.terminal import every
 from mdmf_ops.text import told
 from pipelines.stream import (
     StreamOptions,
-    add_stream_arguments,
     check,
     detector_of,
     drain_on_signals,
@@ -49,8 +33,6 @@ from pipelines.stream import (
     launch,
     wait,
 )
-
-TAKES_BEAM_FLAGS = True
 
 _STATUS_S = 10.0
 _CHECK_S = 30.0
@@ -60,12 +42,6 @@ _SHOWN = (
     *("messages_received", "messages_duplicate", "messages_skipped", "rows_written", "verdict_likely_ai"),
     *("publish_to_row_ms", "publish_to_file_ms"),
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_stream_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the metrics as JSON at the end, and nothing else")
-    parser.add_argument("--verbose", action="store_true", help="show Beam's log, metrics, whole tracebacks")
 
 
 class _InOneLine(logging.Formatter):

@@ -14,6 +14,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdmf_ops.arguments.scan import add_arguments
 from mdmf_ops.beam import Filters, ImageRef, MatchImages, shards
 from mdmf_ops.beam.fetch import fetch_image
 from mdmf_ops.beam.image import split_member
@@ -269,7 +270,7 @@ def _uri(ref):
 @pytest.mark.parametrize("flag", ["--suffix=.jpg", "--max_bytes=5", "--changed_since=2030-01-01", "--sample=0.000001"])
 def test_a_dry_run_counts_a_shard_that_could_not_be_listed(damaged, flag):
     parser = argparse.ArgumentParser()
-    scan.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args([str(damaged.parent), "--output", "out", flag])
     assert str(damaged) in {ref.uri for ref in scan._inputs(arguments)}
 

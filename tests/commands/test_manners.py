@@ -106,7 +106,7 @@ def test_status_1_is_a_data_file_that_cannot_be_read(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize("hours", ["nan", "inf", "-1", "1e300", "day"])
 def test_gc_needs_an_age(output, capsys, hours):
     assert status_of("runs", "gc", output, "--older_than_h", hours) == 2
-    assert f"'{hours}' is not a number of hours" in capsys.readouterr().err
+    assert f"{hours} is not a number of hours" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from emulators import Bucket, CountingProxy, environment, fake_gcs_server
 from scans import read_rows
 
 from mdmf_ops import cli
+from mdmf_ops.arguments.scan import add_arguments
 from mdmf_ops.beam import shards
 from mdmf_ops.beam.commit import CommitOptions, ManifestError, commit, write_shard
 from mdmf_ops.beam.run import Run
@@ -46,7 +47,7 @@ def test_workers_are_forks_where_they_may_be(monkeypatch, workers, device, gpu, 
     monkeypatch.setenv("PYTHONSAFEPATH", "")  # to be as it was when this is over
     monkeypatch.setattr(scan, "can_fork", lambda: forkable)
     parser = argparse.ArgumentParser()
-    scan.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args(["in", "--output", "out", "--device", device, "--workers", str(workers)])
     options = scan._options(arguments, [])
     with contextlib.ExitStack() as stack:
@@ -65,7 +66,7 @@ def test_no_file_in_the_working_folder_stands_in_for_a_module_of_a_worker(monkey
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setattr(scan, "can_fork", lambda: False)
     parser = argparse.ArgumentParser()
-    scan.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args(["in", "--output", "out", "--device", "cpu", "--workers", "2"])
     command = [sys.executable, "-m", "json.tool", "--help"]  # as Beam starts a worker
     assert subprocess.run(command, capture_output=True).returncode != 0

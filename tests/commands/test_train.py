@@ -16,9 +16,11 @@ import pytest
 from conftest import encode, photo
 
 import model_assets
+from mdmf_ops.arguments.shared import add_image_arguments
+from mdmf_ops.arguments.train import __doc__ as help_of_train
 from mdmf_ops.cli import main
 from mdmf_ops.commands import train
-from mdmf_ops.commands.labelled import add_image_arguments, read_images
+from mdmf_ops.commands.labelled import read_images
 from mdmf_ops.detector.detector import BACKBONE_FILE, load_backbone
 from mdmf_ops.training import features
 from mdmf_ops.training.data import LabelledImage
@@ -120,7 +122,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_compute
 
 
 def test_the_examples_calibrate_on_all_images_of_the_training():
-    commands = [shlex.split(line) for line in train.__doc__.splitlines() if line.startswith("    mdmf ")]
+    commands = [shlex.split(line) for line in help_of_train.splitlines() if line.startswith("    mdmf ")]
     [trained] = [command for command in commands if command[1] == "train" and "--real" in command]
     [calibrated] = [command for command in commands if command[1] == "calibrate"]
     assert calibrated[3:] == trained[2:-2]

@@ -12,8 +12,8 @@ from conftest import BROKEN, ROOT, write_images
 from scans import read_rows, scan
 
 import mdmf_ops.beam.write
+from mdmf_ops.arguments.scan import add_scan_arguments
 from pipelines import rescan as rescan_pipeline
-from pipelines.rescan import add_scan_arguments
 
 
 def data_files(output):
