@@ -92,37 +92,45 @@ class TcpProxy:
         self.silent = False
         self.bytes_per_s: float | None = None
         self._links: list[_Link] = []
+        self._lock = threading.Lock()  # what is cut, is cut with the connection that is just being made
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                try:
-                    if self.refuses:
-                        raise ConnectionError
-                    upstream = socket.create_connection(self._upstream)
-                except OSError:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    client.close()
-                    continue
-                self._links.append(_Link(client, upstream, self.answer_bytes, self.silent, lambda: self.bytes_per_s))
+                with self._lock:
+                    self._forward(client)
+
+    def _forward(self, client: socket.socket) -> None:
+        try:
+            if self.refuses:
+                raise ConnectionError
+            upstream = socket.create_connection(self._upstream)
+        except OSError:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.close()
+        else:
+            self._links.append(_Link(client, upstream, self.answer_bytes, self.silent, lambda: self.bytes_per_s))
 
     def cut(self) -> None:
         """Resets every connection there is."""
-        for link in self._links:
-            link.cut()
-        self._links.clear()
+        with self._lock:
+            for link in self._links:
+                link.cut()
+            self._links.clear()
 
     def stall(self) -> None:
         """Leaves every connection there is open for good, and says no more on it: half-open. New ones are forwarded."""
-        for link in self._links:
-            link.stalled = True
+        with self._lock:
+            for link in self._links:
+                link.stalled = True
 
     def inject(self, data: bytes) -> None:
         """Sends bytes to the client of every connection that are no answer to anything."""
-        for link in self._links:
-            link.send(data)
+        with self._lock:
+            for link in self._links:
+                link.send(data)
 
     def __enter__(self) -> "TcpProxy":
         self._thread.start()
