@@ -76,17 +76,60 @@ def after(second: float) -> None:
     wait_for(lambda: time.time() > second, 60, "a time of day")
 
 
+class _Pulls:
+    """The pulls of this process, each of which has as much time as the test needs it to have.
+
+    Attributes:
+        sent: what is to come. While it does, a pull waits for it: one that is given up in between is taken for silence.
+        hopeless: nothing can come now, and pulls are soon given up.
+        timeout_s: of the latest pull.
+    """
+
+    def __init__(self, monkeypatch):
+        self.sent: list[bytes] = []
+        self.hopeless = False
+        self.timeout_s = 0.0
+        self._came: set[str] = set()
+        self._go, self._waits = threading.Event(), threading.Event()
+        self._go.set()
+        pull = pubsub_v1.SubscriberClient.pull
+
+        def timed(client, **asked):
+            self._waits.set()
+            self._go.wait()
+            self.timeout_s = 60.0 if len(self._came) < len(self.sent) and not self.hopeless else 1.0
+            response = pull(client, **asked | {"timeout": self.timeout_s})
+            self._came.update(received.message.message_id for received in response.received_messages)
+            return response
+
+        monkeypatch.setattr(pubsub_v1.SubscriberClient, "pull", timed)
+
+    @contextlib.contextmanager
+    def held_back(self, topic: Topic) -> Iterator[None]:
+        """No pull is under way, and the emulator knows it: to one that is cut it may still give messages."""
+        self._go.clear()
+        self._waits.clear()
+        try:
+            assert self._waits.wait(60), "the pull under way does not end"
+            # On the connection on which it was told of the last pull's end, and after that.
+            local.SUBSCRIPTION._client.get_subscription(subscription=topic.subscription)
+            yield
+        finally:
+            self._go.set()
+
+
 def test_what_waits_behind_a_slow_link_or_an_outage_is_not_late(emulator, monkeypatch, read):
-    monkeypatch.setattr(subscription, "_PULL_S", 1.0)
     monkeypatch.setattr(subscription, "_PAUSE_S", 0.1)
-    topic = Topic("local-backlog")
-    sent: list[bytes] = []
+    topic, pulls = Topic("local-backlog"), _Pulls(monkeypatch)
 
     def publish(name: bytes, count: int) -> None:
         data = [b"%s %03d" % (name, i) + b"." * 600 for i in range(count)]
         for future in [topic.publish(one) for one in data]:
             future.result()
-        sent.extend(data)
+        pulls.sent.extend(data)
+
+    def wait_for_all(what: str) -> None:
+        wait_for(lambda: len(_Note.data()) == len(pulls.sent), 60, what)
 
     publish(b"first", 64)
     after(int(time.time()) + 1)
@@ -96,18 +139,22 @@ def test_what_waits_behind_a_slow_link_or_an_outage_is_not_late(emulator, monkey
         proxy.bytes_per_s = 60_000  # a pull takes longer than a read waits
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", proxy.address)
         with read(topic, 1):
-            wait_for(lambda: len(_Note.data()) == len(sent), 60, "the backlog")
+            wait_for_all("the backlog")
             proxy.bytes_per_s = None
             for outage in ("refuses", "silent"):
-                setattr(proxy, outage, True)
-                proxy.cut()
-                after(time.time() + 1.5)  # else the emulator gives them to the pull that was cut
+                with pulls.held_back(topic):
+                    pulls.hopeless = True
+                    setattr(proxy, outage, True)
+                    proxy.cut()
+                wait_for(lambda: not local.SUBSCRIPTION.quiet, 30, "the outage to be noticed")
                 publish(outage.encode(), 64)
                 after(time.time() + 1 + WATERMARK_LAG_S)
+                pulls.hopeless = False
+                wait_for(lambda: pulls.timeout_s > 1, 30, "a pull with time enough for an answer")
                 setattr(proxy, outage, False)
                 proxy.cut()
-                wait_for(lambda: len(_Note.data()) == len(sent), 60, f"what came while it {outage}")
-    assert _Note.data() == sorted(sent)
+                wait_for_all(f"what came while it {outage}")
+    assert _Note.data() == sorted(pulls.sent)
     late = [(timing, len(found)) for timing, found in _Note.panes if found and timing != "ON_TIME"]
     assert late == []
 
@@ -121,6 +168,7 @@ def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, monkeypatch,
         return pull(self, **asked)
 
     monkeypatch.setattr(pubsub_v1.SubscriberClient, "pull", noted)
+    monkeypatch.setattr(subscription, "_PULL_S", 60.0)  # it ends with a message, whenever that comes
     topic = Topic("local-trickle")
     with read(topic, 3600):
         topic.publish(b"before").result()
@@ -128,7 +176,8 @@ def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, monkeypatch,
         local.SUBSCRIPTION.drain()
         after(time.time() + 4 * subscription.WAIT_S)  # nothing comes for some reads, and a pull is still on its way
         topic.publish(b"amid").result()
-    assert [pane for pane in _Note.panes if pane[1]] == [("ON_TIME", [b"amid", b"before"])]
+    assert _Note.data() == [b"amid", b"before"]
+    assert {timing for timing, found in _Note.panes if found} == {"ON_TIME"}  # two panes, where an hour ends between
 
 
 class _Wait(beam.DoFn):
