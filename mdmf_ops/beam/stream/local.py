@@ -65,10 +65,10 @@ class _ReadEvaluator(_PubSubReadEvaluator):
     def finish_bundle(self) -> TransformResult:
         SUBSCRIPTION.open(self._sub_name)
         _samplers.add(statesampler.get_current_tracker())
-        ended = SUBSCRIPTION.has_ended()  # asked first: what arrives after a take is taken by the next
+        # Asked first: what arrives after a take is taken by the next, however long this thread is kept from going on.
+        ended, quiet, oldest_s = SUBSCRIPTION.has_ended(), SUBSCRIPTION.quiet, time.time()
         messages = SUBSCRIPTION.take()
         bundles = []
-        oldest_s = time.time()
         if messages:
             bundle = self._evaluation_context.create_bundle(next(iter(self._outputs)))
             for message in messages:
@@ -85,7 +85,7 @@ class _ReadEvaluator(_PubSubReadEvaluator):
             oldest_s += _CLOSING_S
         step = self._applied_ptransform
         hold = self._holds.get(step, WatermarkManager.WATERMARK_NEG_INF)
-        if messages or ended or SUBSCRIPTION.quiet:
+        if messages or ended or quiet:
             self._holds[step] = hold = Timestamp.of(oldest_s - WATERMARK_LAG_S)
         again = self._evaluation_context.create_bundle(pvalue.PBegin(step.transform.pipeline))
         return TransformResult(self, bundles, [again], None, {None: hold})

@@ -180,6 +180,31 @@ def test_what_the_last_pull_of_a_drain_brings_is_not_late(emulator, monkeypatch,
     assert {timing for timing, found in _Note.panes if found} == {"ON_TIME"}  # two panes, where an hour ends between
 
 
+def test_what_comes_while_a_read_that_found_nothing_is_kept_from_going_on_is_not_late(emulator, monkeypatch, read):
+    monkeypatch.setattr(subscription, "_PULL_S", 0.5)
+    monkeypatch.setattr(local, "WATERMARK_LAG_S", 0.1)
+    take, found_nothing, go_on = subscription._Subscription.take, threading.Event(), threading.Event()
+
+    def held_up(self):
+        messages = take(self)
+        if self.quiet and not found_nothing.is_set():
+            assert not messages
+            found_nothing.set()
+            go_on.wait(60)
+        return messages
+
+    monkeypatch.setattr(subscription._Subscription, "take", held_up)
+    topic = Topic("local-held-up")
+    with read(topic, 1):
+        assert found_nothing.wait(60), "no read in silence"
+        topic.publish(b"meanwhile").result()
+        after(time.time() + 1.2)  # by now its window has closed
+        wait_for(lambda: local.SUBSCRIPTION.quiet and not local.SUBSCRIPTION._arrived.empty(), 30, "the message")
+        go_on.set()
+        wait_for(_Note.data, 30, "its pane")
+    assert [pane for pane in _Note.panes if pane[1]] == [("ON_TIME", [b"meanwhile"])]
+
+
 class _Wait(beam.DoFn):
     """Waits at the first message until it is let go."""
 
