@@ -163,7 +163,10 @@ def launch(options: StreamOptions) -> tuple[Run, PipelineResult]:
 
 
 def drain_on_signals() -> None:
-    """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written; a second one at once."""
+    """On the local runner: SIGTERM and SIGINT end the stream once what it took in is written; a second one at once.
+
+    Called before `launch`: the stream takes messages in before that returns.
+    """
 
     def drain(_number: int, _frame: object) -> None:
         SUBSCRIPTION.drain()
@@ -194,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_detector(options)
     except (ValueError, AssetError) as error:
         refuse(str(error))
-    _stream, result = launch(options)
     if is_local(options):
         drain_on_signals()
+    _stream, result = launch(options)
     wait(result)
     SUBSCRIPTION.close()
     return 0

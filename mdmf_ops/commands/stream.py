@@ -62,9 +62,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     logging.getLogger("mdmf_ops").setLevel(logging.INFO)
     local = is_local(options)
     try:
-        stream, result = launch(options)
         if local:
             drain_on_signals()
+        stream, result = launch(options)
         print(f"mdmf stream: {stream.run_id} goes to {stream.output}", file=sys.stderr, flush=True)
         shown = not arguments.json and (sys.stderr.isatty() or arguments.verbose)
         with every(_STATUS_S, partial(_status, result, local)) if shown else contextlib.nullcontext():

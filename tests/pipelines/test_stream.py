@@ -211,32 +211,63 @@ def test_neither_a_message_that_beam_could_not_publish_again_nor_silence_outside
     assert uploads.pull() == []
 
 
-TWO_SIGNALS = """
+SIGNALS = """
 import itertools, os, signal
+from mdmf_ops import cli
 from mdmf_ops.beam.stream.subscription import SUBSCRIPTION
-from pipelines.stream import drain_on_signals
-for first, second in itertools.product([signal.SIGINT, signal.SIGTERM], repeat=2):
+from mdmf_ops.commands import stream as command
+from pipelines import stream
+
+def in_a_fork(called, *arguments):
     pid = os.fork()  # importing all of this takes seconds
     if not pid:
-        drain_on_signals()
-        os.kill(os.getpid(), first)
-        assert SUBSCRIPTION.draining.is_set()
-        print(first.name, "drains", flush=True)
-        os.kill(os.getpid(), second)
-        print(second.name, "goes on", flush=True)
+        called(*arguments)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     print("ended by", signal.Signals(-os.waitstatus_to_exitcode(status)).name, flush=True)
+
+def told(number, more):
+    os.kill(os.getpid(), number)
+    assert SUBSCRIPTION.draining.is_set() or more
+    print(number.name, more or "drains", flush=True)
+
+def told_twice(first, second):
+    stream.drain_on_signals()
+    told(first, "")
+    told(second, "goes on")
+
+for pair in itertools.product([signal.SIGINT, signal.SIGTERM], repeat=2):
+    in_a_fork(told_twice, *pair)
+
+def launch(_options):
+    told(signal.SIGTERM, "")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+stream.launch = command.launch = launch
+stream.check_detector = command._check = lambda _options: None
+flags = ["--subscription", "projects/p/subscriptions/s", "--output", "out"]
+in_a_fork(stream.main, flags)
+in_a_fork(cli.main, ["stream", *flags])
 """
 
 
-def test_a_second_signal_ends_the_stream_at_once_whichever_it_is():
-    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS], capture_output=True, text=True, cwd=ROOT)
+@pytest.fixture(scope="module")
+def signalled():
+    """What a process that tries the signals prints, of each pair of them and of one amid the start of either command."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    return done.stdout.splitlines()
+
+
+def test_a_second_signal_ends_the_stream_at_once_whichever_it_is(signalled):
+    assert signalled[:8] == [
         *("SIGINT drains", "ended by SIGINT", "SIGINT drains", "ended by SIGTERM"),
         *("SIGTERM drains", "ended by SIGINT", "SIGTERM drains", "ended by SIGTERM"),
     ]
+
+
+def test_a_signal_that_comes_as_a_stream_begins_to_read_drains_it_too(signalled):
+    assert signalled[8:] == ["SIGTERM drains", "ended by SIGKILL"] * 2
 
 
 @pytest.mark.parametrize(
