@@ -175,7 +175,7 @@ class _Decoder:
         while not pipe.poll(1000 * max(self._turn_ends_s - time.monotonic(), 0)):
             if self._is_starved():
                 self._turn_ends_s += self._seconds
-            else:
+            elif not pipe.poll(0):  # once more: where this thread was kept from going on, it may have answered
                 self._timed_out = True
                 self._process.kill()
                 raise _LostError(f"nothing after {self._seconds:g} s")
@@ -244,17 +244,17 @@ class _Decoder:
 
     def cause_of_death(self) -> tuple[ImageError, bool]:
         """What a lost process means for the image that it was at, and whether the image may have no part in it."""
-        # Its pipes close a moment before it is gone; one that spoke nonsense may not be going at all.
+        # Its pipes close before it is gone: long before, where a machine thrashes. One that spoke nonsense may stay.
+        [(_fd, event)] = self._readable.poll(0) or [(0, 0)]
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_DEATH_S)
+            self._process.wait(self.limits.max_decode_s if event & select.POLLHUP else _DEATH_S)
         status = self._process.returncode
         self.end()
         if self._timed_out or status == -signal.SIGALRM:
             return ImageError(ErrorCode.TIMEOUT, f"decoding takes more than {self.limits.max_decode_s:g} s"), False
         if status is None or status >= 0:
             return ImageError(ErrorCode.DECODER_CRASHED, f"the decoder broke off, exit status {status}"), False
-        # Not every signal has a name.
-        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
+        name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")  # some have none
         code, message = ErrorCode.DECODER_CRASHED, f"the decoder died of it: {name}"
         if status == -signal.SIGKILL:
             code, message = ErrorCode.OUT_OF_MEMORY, "the decoder was killed: the machine has too little memory"

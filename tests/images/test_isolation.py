@@ -114,6 +114,29 @@ def test_a_decoder_that_waited_for_its_parent_did_not_hang(monkeypatch):
         assert tiled.decode_us > 0
 
 
+def test_a_decoder_that_answers_between_two_looks_of_its_parent_did_not_hang(monkeypatch):
+    ask, clock, looked = isolation._Decoder.ask, time.monotonic, []
+
+    def asked(decoder, content):
+        os.kill(decoder._process.pid, signal.SIGSTOP)
+        ask(decoder, content)
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 2 * LIMITS.max_decode_s)
+
+    def looks_on(decoder):  # no answer in its time. And now this thread is kept from going on until there is one
+        os.kill(decoder._process.pid, signal.SIGCONT)
+        while not decoder._readable.poll(1000):
+            pass
+        looked.append(decoder)
+        return False
+
+    monkeypatch.setattr(isolation._Decoder, "ask", asked)
+    monkeypatch.setattr(isolation._Decoder, "_is_starved", looks_on)
+    content = encode(photo(1))
+    tiles = decode_isolated(content, GEOMETRY, LIMITS).tiles
+    np.testing.assert_array_equal(tiles, tile_image(decode(content), GEOMETRY).tiles)
+    assert len(looked) == 1
+
+
 def test_two_who_decode_at_once_have_two_decoders():
     contents = [encode(photo(i, 300, 200)) for i in range(6)]
     expected = [tile_image(decode(content), GEOMETRY).tiles for content in contents]
@@ -196,6 +219,25 @@ def test_a_decoder_that_is_killed_costs_no_image(sabotage, monkeypatch, when, nu
     monkeypatch.setattr(isolation._Decoder, "ask", kill)
     found = list(decode_in_turn([encode(photo(i)) for i in range(6)], GEOMETRY, LIMITS))
     assert killed and all(tiled.plan.origins for tiled in found)  # as if the system had killed it for its memory
+
+
+def test_a_decoder_that_is_killed_and_takes_its_time_to_be_gone_costs_no_image(monkeypatch):
+    ask, wait = isolation._Decoder.ask, subprocess.Popen.wait
+
+    def killed(decoder, content):
+        monkeypatch.setattr(isolation._Decoder, "ask", ask)
+        os.kill(decoder._process.pid, signal.SIGSTOP)
+        ask(decoder, content)
+        decoder._process.kill()
+
+    def slow(process, timeout=None):  # its pipes are closed, and it is no zombie yet
+        if timeout is not None and timeout <= isolation._DEATH_S:
+            raise subprocess.TimeoutExpired(process.args, timeout)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(isolation._Decoder, "ask", killed)
+    monkeypatch.setattr(subprocess.Popen, "wait", slow)
+    assert not isinstance(outcome(encode(photo(1))), ImageError)
 
 
 @pytest.mark.parametrize("name", FORMATS)

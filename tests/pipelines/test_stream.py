@@ -253,7 +253,7 @@ in_a_fork(cli.main, ["stream", *flags])
 
 @pytest.fixture(scope="module")
 def signalled():
-    """What a process that tries the signals prints, of each pair of them and of one amid the start of either command."""
+    """What a process that tries the signals prints: each pair of them, and one amid the start of either command."""
     done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
