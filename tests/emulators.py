@@ -20,10 +20,17 @@ import pytest
 BUCKET = "mdmf-test"
 
 
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of this machine for a server that is yet to start. Nobody else is given it as long as this process lives:
+    a socket keeps it that does not listen, and as both it and a server set SO_REUSEADDR, the server may."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    _kept.append(kept)
+    return kept.getsockname()[1]
 
 
 @contextmanager
