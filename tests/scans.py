@@ -19,9 +19,9 @@ def scan(source: Path, output: Path, **options) -> dict[str, Any]:
 
 
 def read_rows(output: Path) -> list[dict[str, Any]]:
-    """Every row of the dataset as DuckDB reads it, by URI, less its clocks."""
+    """Every row of the dataset as DuckDB reads it, by URI, less its clocks: midnight may be between two scans."""
     relation = duckdb.sql(
-        "select * exclude (scanned_at, decode_us, score_us, declared_us)"
+        "select * exclude (scan_date, scanned_at, decode_us, score_us, declared_us)"
         f" from read_parquet('{output}/**/*.parquet', hive_partitioning = true) order by image_uri, run_id"
     )
     return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
