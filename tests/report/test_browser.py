@@ -346,5 +346,7 @@ def test_ten_thousand_images_stay_quick_and_few_are_in_the_document(browser, tmp
         assert names(page)[-1] == "image09999.jpg"
         # Well under a second here; the bound only tells it from a page that draws every row.
         assert time.perf_counter() - started_s < 20
-        busy_ms = page.evaluate("() => { const t = performance.now(); refresh(); return performance.now() - t; }")
+        once = "const t = performance.now(); refresh(); return performance.now() - t;"
+        # The least of five: other processes may be given the core amid one.
+        busy_ms = min(page.evaluate(f"() => {{ {once} }}") for _ in range(5))
         assert busy_ms < 2000

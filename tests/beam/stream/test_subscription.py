@@ -216,7 +216,8 @@ def test_leases_that_end_stop_no_stream_on_a_subscription_with_exactly_once_deli
     taken = take(subscription, count)
     for message in taken:
         subscription.acknowledge(message.message_id)
-    wait_for(lambda: len(subscription._done) == 2 * count, 60, "all of them again")  # their leases have ended
+    # Their leases have ended; of some perhaps twice before this is looked at.
+    wait_for(lambda: len(subscription._done) >= 2 * count, 60, "all of them again")
     away.clear()
     subscription.drain()
     wait_for(lambda: not subscription._done, 30, "acknowledgements")
