@@ -141,7 +141,7 @@ class StreamProcess:
             env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         )
 
-    def drain(self, deadline_s: float = 120) -> str:
+    def drain(self, deadline_s: float = 300) -> str:
         """SIGTERM; what the stream printed, once it has ended well."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(deadline_s)

@@ -9,8 +9,8 @@ from pubsub import Topic
 from mdmf_ops.beam.commit import read_manifests
 from mdmf_ops.beam.runs import strays, verify_run
 
-START_S = 120
-"""A stream that starts imports torch and Beam, on a machine that does other things too."""
+START_S = 300
+"""A stream that starts imports torch and Beam: seconds on a machine at rest, and minutes on one that others share."""
 
 EVERY_VERDICT = "likely_ai,uncertain,likely_real"
 

@@ -14,7 +14,7 @@ from conftest import ROOT, encode, photo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
-DEADLINE_S = 60
+DEADLINE_S = 300
 
 PROGRAM = """
 import json, os, sys, time
