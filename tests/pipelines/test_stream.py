@@ -61,7 +61,7 @@ def test_the_full_circle_with_a_kill_in_between(emulator, tmp_path):
         with StreamProcess(tmp_path / "log1", *command) as stream:
             wait_for(lambda: len(alerts.pull()) >= 10, START_S, "alerts of the first wave")
             put.wave("two")
-            wait_for(lambda: len(alerts.pull()) >= 30, 60, "alerts of the second wave")
+            wait_for(lambda: len(alerts.pull()) >= 30, START_S, "alerts of the second wave")
             stream.kill()
         # Of the first wave again, in the other two forms: duplicates of rows that are there, or are to come.
         for (uri, generation), _error in list(put.expected.items())[:30]:
@@ -146,9 +146,8 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
             return len(alerts.pull()) + len(errors.pull())
 
         def send(part: list) -> None:
-            for data, attributes in part:
-                future = uploads.publish(data, **attributes)
-            future.result()
+            for future in [uploads.publish(data, **attributes) for data, attributes in part]:
+                future.result()
 
         def watch(target: int, what: str) -> None:
             deadline_s = START_S + target / 4
@@ -165,11 +164,20 @@ def test_duplicates_and_poison_are_counted_exactly_while_the_detector_is_swapped
         resident_mb[:] = [memory_mb(stream.process.pid)]  # all is loaded; what was before does not count
         pointer.write_text("broken\n")
         send(parts[1])
-        watch(2 * quarter, "rows while the pointer is broken")
+        # None of these comes again. When they are answered, so is all that came before them, duplicates included.
+        half, some = parts[2][: quarter // 2], parts[2][quarter // 2 : quarter * 3 // 4]
+        send(half)
+        watch(2 * quarter + len(half), "rows while the pointer is broken")
         broken_until = len(alerts.received)
-        send(parts[2])
         pointer.write_text("two\n")
-        watch(3 * quarter, "rows while the detector is swapped")
+        send(some)
+        left = parts[2][len(half + some) :]
+        watch(3 * quarter - len(left), "rows while the detector is swapped")
+        while f"detector {ids[1]} replaces {ids[0]}" not in stream.log.read_text():
+            send([left.pop()])  # the pointer is looked at when an image comes
+            watch(3 * quarter - len(left), "a row while the detector is swapped")
+        send(left)
+        watch(3 * quarter, "the first rows of the new detector")
         send(parts[3])
         watch(unique, "the last rows")
         metrics = metrics_of(stream.drain())
