@@ -294,8 +294,8 @@ def _tiffs() -> Iterator[Case]:
     values = b"".join(struct.pack("<HHII", 1000 + i, 1, 60_000, 8) for i in range(100))
     directory = struct.pack("<H", 100) + values + bytes(60_000)
     yield "exif-overlapping.tiff", grey_tiff(_34665=8 + 2 + 12 * 10 + 4 + 5120) + directory, SCORED
-    yield "2-to-63-entries.tiff", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(400), "corrupt"
-    yield "offset-of-2-to-63.tiff", b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63) + bytes(400), "corrupt"
+    yield "2-to-63-entries.tiff", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(400), "truncated"
+    yield "offset-of-2-to-63.tiff", b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**63) + bytes(400), "truncated"
     yield "jpeg-within.tiff", encode(picture(), "TIFF", compression="jpeg"), SCORED
 
 
