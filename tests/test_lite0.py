@@ -57,8 +57,10 @@ def reference(state, tiles):
         )
         return F.relu6(x) if activation else x
 
-    halves = tiles.unfold(2, 2, 2).unfold(3, 2, 2).double().mean((-1, -2)).float()
-    x = layer((halves - 127) / 128, "_conv_stem", "_bn0", stride=2)
+    # Each pixel thrice as long and as wide, and means of four by four of these.
+    thrice = tiles.double().repeat_interleave(3, 2).repeat_interleave(3, 3)
+    shrunk = thrice.unfold(2, 4, 4).unfold(3, 4, 4).mean((-1, -2)).float()
+    x = layer((shrunk - 127) / 128, "_conv_stem", "_bn0", stride=2)
     read = []
     for i, (expansion, _kernel, stride, out_channels, is_read) in enumerate(MicroBackbone.BLOCKS):
         before = x
@@ -81,10 +83,10 @@ def test_folding_changes_nothing():
     with torch.inference_mode():
         ours = backbone(tiles)
         fine, *deep = reference(state, tiles)
-    # A patch of 32 px has 2 x 2 cells of the first depth; a cell of the others spans 2 x 2 patches.
-    cells = fine.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)  # (2, 40, 2, 3, 4)
+    # A patch of 32 px, 24 as they are seen, has 3 x 3 cells of the first depth; cells of the others span 32 of those.
+    cells = fine.unfold(2, 3, 3).unfold(3, 3, 3).flatten(4)  # (2, 40, 2, 3, 9)
     expected = [cells.mean(-1), cells.std(-1, correction=0)]
-    rows, columns = np.indices((2, 3)) // 2
+    rows, columns = ((np.indices((2, 3)) + 0.5) * 24 // 32).astype(int)  # where the middle of a patch lies
     expected += [x[:, :, rows, columns] for x in deep]
     for ours_at, theirs in zip(ours[..., FREQUENCY_DIM:].split([40, 40, 192, 320], dim=-1), expected, strict=True):
         torch.testing.assert_close(ours_at, theirs.permute(0, 2, 3, 1), atol=1e-2, rtol=1e-2)
