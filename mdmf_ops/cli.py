@@ -35,11 +35,16 @@ _EXTRAS = {"stream": "gcp", "train": "train", "calibrate": "train", "evaluate": 
 """Of the verbs that need another extra than `beam`."""
 
 _HEAVY = {
-    **{"scan": "apache_beam", "stream": "google.cloud.pubsub_v1", "explain": "apache_beam"},
-    **{"train": "rich", "calibrate": "sklearn", "evaluate": "sklearn", "assets": "rich"},
+    "scan": "apache_beam",
+    "stream": "google.cloud.pubsub_v1",
+    "explain": "apache_beam",
+    "train": "rich",
+    "calibrate": "sklearn",
+    "evaluate": "sklearn",
+    "assets": "rich",
 }
-"""Verbs that import Beam or torch, which takes seconds: their arguments are apart, in `mdmf_ops.arguments`. Each with
-what is there if its extra is installed."""
+"""Verbs that import Beam or torch, which takes seconds: their arguments are apart, in `mdmf_ops.arguments`. Each with a
+module by which it is seen whether its extra is installed."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 

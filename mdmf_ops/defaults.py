@@ -13,6 +13,10 @@ CHECK_S = 10.0
 """How often a stream reads the pointer to its detector, in seconds."""
 
 WINDOW_S = 300
+"""Images of a stream that were published within so many seconds are in a file together."""
+
 HORIZON_S = 600
+"""A stream's messages for one image that were published within so many seconds give one row."""
+
 BATCH_WAIT_S = 0.1
 """How long an image of a stream waits for others to make up its batch, in seconds."""
