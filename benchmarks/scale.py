@@ -27,7 +27,7 @@ class Constants:
         busy: share of worker time that is spent on images (assumed).
     """
 
-    score_s: float = 0.04
+    score_s: float = 0.12
     image_bytes: float = 300e3
     read_s: float = 0.06
     row_bytes: float = 1.3e3
