@@ -33,12 +33,12 @@ from conftest import encode, photo  # noqa: E402
 
 from mdmf_ops import __version__  # noqa: E402
 from mdmf_ops.cores import usable_cores  # noqa: E402
+from mdmf_ops.defaults import DEVICES, PRECISIONS  # noqa: E402
 from mdmf_ops.detector import Calibration, Detector  # noqa: E402
 from mdmf_ops.detector.backbone import Backbone  # noqa: E402
 from mdmf_ops.detector.backbones import make_backbone  # noqa: E402
 from mdmf_ops.detector.bank import Bank  # noqa: E402
 from mdmf_ops.detector.detector import exact_convolutions, pick_device  # noqa: E402
-from mdmf_ops.detector.precision import PRECISIONS  # noqa: E402
 from mdmf_ops.detector.signature import Signature  # noqa: E402
 from mdmf_ops.images.decode import decode  # noqa: E402
 from mdmf_ops.images.tiles import cut_tiles, plan_tiles, tile_image  # noqa: E402
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measures each backbone on images of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--device", choices=DEVICES, default=DEVICES[0])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS[:1])
     parser.add_argument("--image_px", type=int, nargs="+", default=[512, 1024], help="side of the square JPEGs")
     parser.add_argument("--images", type=int, default=32, help="how many different ones")

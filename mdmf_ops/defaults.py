@@ -3,6 +3,9 @@ without Beam or torch."""
 
 DEFAULT_ALPHA = 0.01
 
+DEVICES = ("auto", "cpu", "cuda")
+"""Where a network may run; the first takes CUDA where there is one."""
+
 PRECISIONS = ("float32", "bfloat16")
 """The first is the definition; the other stands in for it where `keeps_scores`."""
 

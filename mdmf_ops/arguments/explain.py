@@ -14,7 +14,7 @@ one, it says so. An id is of bytes and detector: --run_id tells the rows of seve
 import argparse
 from pathlib import Path
 
-from mdmf_ops.defaults import DEFAULT_ALPHA
+from mdmf_ops.defaults import DEFAULT_ALPHA, DEVICES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the detector, local or gs:// (default: the run's, else the embedded micro)",
     )
     parser.add_argument("--alpha", type=float, help=f"level of the verdict on an IMAGE (default: {DEFAULT_ALPHA})")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where the network runs")
+    parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="where the network runs")
     parser.add_argument(
         "--save",
         type=Path,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
+from mdmf_ops.defaults import DEFAULT_ALPHA, DEVICES, PRECISIONS
 
 _ACCELERATOR = re.compile(r"type:[a-z0-9-]+;count:[1-9]\d*(;install-nvidia-driver(:[a-z0-9.-]+)?)?")
 _RAM = re.compile(r"[1-9]\d*(\.\d+)?[KMGT]i?B")
@@ -59,8 +59,8 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
+        choices=DEVICES,
+        default=DEVICES[0],
         help="where the network runs; auto takes CUDA where there is one; rows and manifest say which it was"
         " (default: %(default)s)",
     )

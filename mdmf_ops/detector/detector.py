@@ -12,7 +12,7 @@ from torch import Tensor
 
 import model_assets
 from mdmf_ops.cores import usable_cores
-from mdmf_ops.defaults import DEFAULT_ALPHA, PRECISIONS
+from mdmf_ops.defaults import DEFAULT_ALPHA, DEVICES, PRECISIONS
 from mdmf_ops.detector.backbone import Backbone
 from mdmf_ops.detector.backbones import make_backbone
 from mdmf_ops.detector.bank import Bank
@@ -27,7 +27,6 @@ SIGNATURE_FILE = "signature.safetensors"
 BANK_FILE = "bank.safetensors"
 CALIBRATION_FILE = "calibration.json"
 
-DEVICES = ("auto", "cpu", "cuda")
 _MOST_THREADS = 8
 
 _DEVICE_THREAD = ThreadPoolExecutor(1, "mdmf-device")

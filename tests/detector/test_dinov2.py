@@ -12,8 +12,9 @@ from conftest import encode, photo
 from torch.nn import functional as F
 
 import model_assets
+from mdmf_ops.defaults import BACKBONES
 from mdmf_ops.detector import Calibration, Detector, decode
-from mdmf_ops.detector.backbones import BACKBONES, make_backbone
+from mdmf_ops.detector.backbones import make_backbone
 from mdmf_ops.detector.bank import Bank
 from mdmf_ops.detector.detector import CALIBRATION_FILE
 from mdmf_ops.detector.signature import Signature

@@ -6,10 +6,11 @@ import torch
 from conftest import ROOT, photo
 from PIL import Image
 
+from mdmf_ops.defaults import PRECISIONS
 from mdmf_ops.detector import Calibration, Detector, decode
 from mdmf_ops.detector.backbones import make_backbone
 from mdmf_ops.detector.bank import Bank
-from mdmf_ops.detector.precision import PRECISIONS, TOLERANCE, keeps_scores, probes, spread
+from mdmf_ops.detector.precision import TOLERANCE, keeps_scores, probes, spread
 from mdmf_ops.detector.signature import Signature
 from mdmf_ops.images.tiles import TileGeometry, cut_tiles, plan_tiles
 
